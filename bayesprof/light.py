@@ -1,0 +1,170 @@
+"""Light: what a component hands to the renderer.
+
+A :class:`Light` is a sum of parts. A part is a :class:`Profile` (an elliptical radial profile, given by
+its surface brightness and by its Fourier transform), a :class:`Pointlike` source, or a
+:class:`Background` (a smooth function of position). ``+`` joins lights, so that a component
+may return ``bulge + disk``.
+
+Parameters are numbers or tensors of one common batch shape (mostly no shape at all); a batch of parameters
+gives a batch of images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from copy import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from bayesprof.grid import (
+    Ellipse,
+    elliptical_radius_squared,
+    ellipse_from_axis_ratio,
+    ellipse_from_ellipticity,
+    per_pixel,
+    wavenumber_squared,
+)
+
+
+class Light:
+    """A sum of parts; `parts` is a tuple of :class:`Profile`, :class:`Pointlike` and :class:`Background`."""
+
+    def __init__(self, parts: tuple[Light, ...]) -> None:
+        self._parts = parts
+
+    @property
+    def parts(self) -> tuple[Light, ...]:
+        return self._parts
+
+    def __add__(self, other: Light) -> Light:
+        if not isinstance(other, Light):
+            return NotImplemented
+        return Light(self.parts + other.parts)
+
+    def __radd__(self, other: Any) -> Light:
+        # sum([...]) starts from 0
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+
+class Part(Light):
+    """One indivisible light."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    @property
+    def parts(self) -> tuple[Light, ...]:
+        return (self,)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
+        """This light with its parameters on another dtype or device."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(dtype=dtype, device=device))
+            elif isinstance(value, Ellipse):
+                setattr(moved, name, Ellipse(*(entry.to(dtype=dtype, device=device) for entry in value)))
+        return moved
+
+
+class Pointlike(Part, ABC):
+    """A source without extent at (`x`, `y`) with total `flux`."""
+
+    def __init__(self, x: Any, y: Any, flux: Any) -> None:
+        super().__init__()
+        self.x, self.y, self.flux = as_tensors(x, y, flux)
+
+
+class Profile(Part, ABC):
+    """An elliptical radial profile: ``I(d) = flux / (q r^2) f(R / r)`` with ``R`` the elliptical radius.
+
+    Parameters
+    ----------
+    x, y : centre, pixels.
+    flux : total light, image units.
+    radius : the scale ``r`` of the profile along the major axis, pixels, > 0.
+    q, theta : axis ratio in (0, 1] and angle in radians (see :mod:`bayesprof.grid`).
+    ellipticity : vector of shape ``(..., 2)``, in place of `q` and `theta`.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        flux: Any,
+        radius: Any,
+        *,
+        q: Any = None,
+        theta: Any = None,
+        ellipticity: Any = None,
+    ) -> None:
+        super().__init__()
+        self.x, self.y, self.flux, self.radius = as_tensors(x, y, flux, radius)
+        self.ellipse = _ellipse(type(self).__name__, q, theta, ellipticity, like=self.radius)
+
+    @abstractmethod
+    def transform(self, wavenumber_squared: Tensor) -> Tensor:
+        """Fourier transform of the circular profile with unit flux and unit `radius`, at squared wavenumbers.
+
+        It is 1 at wavenumber 0. The last two axes of the argument are the frequency plane.
+        """
+
+    @abstractmethod
+    def brightness(self, radius_squared: Tensor) -> Tensor:
+        """``f``: surface brightness of the circular profile with unit flux and unit `radius`, at squared radii.
+
+        The last two axes of the argument are the image plane.
+        """
+
+    def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
+        """``flux F`` on the plane of wavenumbers `kx`, `ky` (radians per pixel); the shift to (x, y) is left out."""
+        kappa_squared = per_pixel(self.radius) ** 2 * wavenumber_squared(kx, ky, _over_plane(self.ellipse))
+        return per_pixel(self.flux) * self.transform(kappa_squared)
+
+    def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Surface brightness (image units per pixel area) at offsets `dx`, `dy` from the centre."""
+        ellipse = self.ellipse
+        q = torch.sqrt(ellipse.xx * ellipse.yy - ellipse.xy**2)
+        radius_squared = elliptical_radius_squared(dx, dy, _over_plane(ellipse)) / per_pixel(self.radius) ** 2
+        return per_pixel(self.flux / (q * self.radius**2)) * self.brightness(radius_squared)
+
+
+class Background(Part, ABC):
+    """Light that varies slowly over the whole image."""
+
+    @abstractmethod
+    def brightness_at(self, x: Tensor, y: Tensor) -> Tensor:
+        """Brightness (image units per pixel) at positions `x` of shape (1, nx) and `y` of shape (ny, 1)."""
+
+
+def as_tensors(*values: Any) -> list[Tensor]:
+    """Numbers and tensors as floating tensors of one dtype and device; a number follows the tensors."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    dtype = torch.float64
+    device = None
+    if tensors:
+        dtype = max((value.dtype for value in tensors), key=lambda kind: torch.finfo(kind).bits)
+        device = max((value for value in tensors), key=lambda value: value.device.type != "cpu").device
+    return [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
+
+
+def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
+    if ellipticity is None:
+        q = 1.0 if q is None else q
+        theta = 0.0 if theta is None else theta
+        q, theta = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (q, theta))
+        return ellipse_from_axis_ratio(q, theta)
+    if q is not None or theta is not None:
+        raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
+    vector = torch.as_tensor(ellipticity, dtype=like.dtype, device=like.device)
+    if vector.ndim == 0 or vector.shape[-1] != 2:
+        raise ValueError(
+            f"{kind}: expected ellipticity of shape (..., 2), the vector (e1, e2), got shape {tuple(vector.shape)}"
+        )
+    return ellipse_from_ellipticity(vector[..., 0], vector[..., 1])
+
+
+def _over_plane(ellipse: Ellipse) -> Ellipse:
+    return Ellipse(*(per_pixel(entry) for entry in ellipse))

@@ -1,0 +1,91 @@
+"""How the pixels of an image scatter about its model: the observed site of a scene.
+
+A likelihood is a function ``(model_image, image) -> Observation``. The three here are chosen by name in :class:`bayesprof.Scene`; a
+user's own may return a Pyro distribution over the pixels instead, for ``image.data`` as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from bayesprof.image import Image
+
+STUDENT_T_DF = 5.0
+"""Degrees of freedom of the Student-t likelihood: as in pysersic, tails that forgive an unmasked pixel in a hundred."""
+
+
+class Observation(NamedTuple):
+    """A distribution of batch shape ``(ny, nx)`` and the values observed from it."""
+
+    distribution: Any
+    observed: Tensor
+
+
+Likelihood = Callable[[Tensor, Image], Any]
+
+
+def gaussian(model_image: Tensor, image: Image) -> Observation:
+    """Independent Normal pixels with the standard deviation `image.sigma`."""
+    return Observation(dist.Normal(model_image, image.sigma, validate_args=False), image.data)
+
+
+def student_t(model_image: Tensor, image: Image) -> Observation:
+    """Independent Student-t pixels with 5 degrees of freedom and the scale `image.sigma`."""
+    df = torch.full_like(image.data, STUDENT_T_DF)
+    return Observation(dist.StudentT(df, model_image, image.sigma, validate_args=False), image.data)
+
+
+def poisson(model_image: Tensor, image: Image) -> Observation:
+    """Poisson counts: (data + subtracted_sky) times gain, about (model + subtracted_sky) times gain.
+
+    `gain` (electrons per image unit) is 1 where the image has none: its data are counts then. Read noise isn't part of it.
+    A model that falls to zero or below in a pixel gets a rate of 1e-10 counts there.
+    """
+    gain = 1.0 if image.gain is None else image.gain
+    rate = ((model_image + image.subtracted_sky) * gain).clamp(min=1e-10)
+    return Observation(dist.Poisson(rate, validate_args=False), counts(image))
+
+
+def counts(image: Image) -> Tensor:
+    """Counts behind the data, for the Poisson likelihood; 0 in masked pixels."""
+    gain = 1.0 if image.gain is None else image.gain
+    return torch.where(image.mask, torch.zeros_like(image.data), (image.data + image.subtracted_sky) * gain)
+
+
+def likelihood_for(choice: str | Likelihood, image: Image) -> Likelihood:
+    """The likelihood that `choice` names, or `choice` itself where it is a function; checked against `image`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name, and for an image without what the likelihood needs.
+    """
+    if callable(choice):
+        return choice
+    named = {"gaussian": gaussian, "poisson": poisson, "student_t": student_t}
+    if not isinstance(choice, str):
+        raise TypeError(
+            f"Scene: expected likelihood to be one of {', '.join(named)} or a function (model_image, image) -> distribution, "
+            f"got {type(choice).__name__}"
+        )
+    if choice not in named:
+        raise ValueError(f"Scene: expected likelihood to be one of {', '.join(named)} or a function, got {choice!r}")
+    if choice in ("gaussian", "student_t") and image.sigma is None:
+        raise ValueError(
+            f"Scene: the {choice} likelihood needs the noise of image {image.name!r}, which has none; give the Image one of sigma, "
+            "variance, ivar, or gain with read_noise"
+        )
+    if choice == "poisson":
+        observed = counts(image)
+        if (observed < 0).any():
+            first = tuple(int(i) for i in (observed < 0).nonzero()[0])
+            raise ValueError(
+                f"Scene: the poisson likelihood needs counts >= 0, got {int((observed < 0).sum())} negative unmasked pixels in image "
+                f"{image.name!r}, the first at [y, x] = {list(first)}; give the Image subtracted_sky=, or choose another likelihood"
+            )
+    return named[choice]

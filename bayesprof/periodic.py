@@ -1,0 +1,82 @@
+"""The periodic copies that a discrete Fourier transform adds to an image, and how they are taken off again.
+
+A transform of period ``(rows, columns)`` returns the sum of the source and its copies at all multiples of the period. Over the
+image the copies are smooth. The nearest are evaluated on a few Chebyshev nodes and interpolated; the sum over
+all others is close to the integral of the light beyond them, over the area of one period.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprof.grid import chebyshev_interpolation, chebyshev_nodes, per_pixel
+from bayesprof.light import Profile
+
+_NODES = 9  # Chebyshev nodes per axis of the image
+_SHELLS = 1  # copies up to this many periods away are taken one by one
+_ANGLES = 24  # of the integral over the rest, on half a turn
+_RADII = 16
+_LOG_REACH = 9.0  # it ends at e^9 times where it starts
+
+
+@dataclass(frozen=True)
+class PeriodicCopies:
+    """Where to evaluate a profile, and the maps from the values to the pixels of the image.
+
+    `near_x`, `near_y` (copies, nodes^2): offsets from the source as if it were at (0, 0). `far_x`, `far_y`, `far_weight` (points,):
+    offsets and weights of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation.
+    """
+
+    near_x: Tensor
+    near_y: Tensor
+    far_x: Tensor
+    far_y: Tensor
+    far_weight: Tensor
+    to_x: Tensor
+    to_y: Tensor
+
+    def __call__(self, source: Profile) -> Tensor:
+        """Sum of the copies of `source` over the image, shape ``batch + (ny, nx)``."""
+        near = source.brightness_at(self.near_x - per_pixel(source.x), self.near_y - per_pixel(source.y)).sum(-2)
+        far = (source.brightness_at(self.far_x[None], self.far_y[None]) * self.far_weight).sum(-1)
+        nodes = near.unflatten(-1, (self.to_y.shape[1], self.to_x.shape[1])) + per_pixel(far.squeeze(-1))
+        return self.to_y @ nodes @ self.to_x.mT
+
+
+def periodic_copies(
+    shape: tuple[int, int], period: tuple[int, int], *, dtype: torch.dtype, device: torch.device
+) -> PeriodicCopies:
+    """The copies that a transform of `period` (rows, columns) lays over an image of `shape` (ny, nx)."""
+    (ny, nx), (rows, columns) = shape, period
+    span = range(-_SHELLS, _SHELLS + 1)
+    shift = torch.tensor([(a, b) for a in span for b in span if (a, b) != (0, 0)], dtype=torch.float64)
+    nodes_y, nodes_x = torch.meshgrid(
+        chebyshev_nodes(-0.5, ny - 0.5, _NODES), chebyshev_nodes(-0.5, nx - 0.5, _NODES), indexing="ij"
+    )
+    far_x, far_y, far_weight = _outside((_SHELLS + 0.5) * columns, (_SHELLS + 0.5) * rows)
+    tensors = (
+        nodes_x.reshape(1, -1) + columns * shift[:, 1:],
+        nodes_y.reshape(1, -1) + rows * shift[:, :1],
+        far_x,
+        far_y,
+        far_weight / (rows * columns),
+        chebyshev_interpolation(-0.5, nx - 0.5, _NODES, torch.arange(nx, dtype=torch.float64)),
+        chebyshev_interpolation(-0.5, ny - 0.5, _NODES, torch.arange(ny, dtype=torch.float64)),
+    )
+    return PeriodicCopies(*(tensor.to(dtype=dtype, device=device) for tensor in tensors))
+
+
+def _outside(half_width: float, half_height: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points and weights that integrate a function, even in (x, y), over the plane outside a rectangle about the origin."""
+    angle = math.pi * (torch.arange(_ANGLES, dtype=torch.float64) + 0.5) / _ANGLES
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    edge = torch.minimum(half_width / cos.abs(), half_height / sin)
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(_RADII))
+    radius = edge[:, None] * torch.exp(0.5 * _LOG_REACH * (1 + nodes))
+    weight = 2 * math.pi / _ANGLES * 0.5 * _LOG_REACH * weights * radius**2
+    return (radius * cos[:, None]).flatten(), (radius * sin[:, None]).flatten(), weight.flatten()

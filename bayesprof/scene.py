@@ -1,0 +1,217 @@
+"""The scene: components on an image, and the likelihood of its pixels. A Pyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from bayesprof.image import Image
+from bayesprof.light import Light
+from bayesprof.likelihood import Likelihood, Observation, likelihood_for
+from bayesprof.rendering import renderer_for
+
+
+class Scene:
+    """Components on an image: a Pyro model with latent sites ``component.parameter`` and the image as its observed site.
+
+    Parameters
+    ----------
+    image : Image
+        The image; its name is that of the observed site.
+    likelihood : "gaussian", "poisson", "student_t", or a function
+        How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image, shape (ny, nx), and
+        `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx). Masked pixels are left out by the scene.
+    **components : functions
+        Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The keyword is the name,
+        which goes before the names of the component's sites.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else, with the remedy.
+
+    Examples
+    --------
+    >>> import numpy as np, bayesprof as bp
+    >>> from bayesprof import models
+    >>> image = bp.Image(np.zeros((30, 40)), sigma=1.0)
+    >>> galaxy = models.sersic(x=20.0, y=14.0, flux=100.0, r_eff=3.0, n=1.0, ellipticity=[0.2, 0.1])
+    >>> scene = bp.Scene(image, sky=models.flat_sky(level=2.0), galaxy=galaxy)
+    >>> scene.predict().shape
+    torch.Size([30, 40])
+    """
+
+    def __init__(
+        self, image: Image, *, likelihood: str | Likelihood = "gaussian", **components: Callable[[], Light]
+    ) -> None:
+        if not isinstance(image, Image):
+            raise TypeError(f"Scene: expected an Image, got {type(image).__name__}; make one with bp.Image(data, sigma=...)")
+        if not components:
+            raise ValueError("Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()")
+        for name, component in components.items():
+            _check_component(name, component, image)
+        self.image = image
+        self.likelihood = likelihood_for(likelihood, image)
+        self.components = {name: _bound(component, image) for name, component in components.items()}
+        self._render = renderer_for(image)
+        self._check_light()
+
+    def __call__(self) -> Tensor:
+        """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
+        model_image = self._render(_joined(self.lights().values()))
+        observation = self.likelihood(model_image, self.image)
+        if not isinstance(observation, Observation):
+            observation = Observation(observation, self.image.data)
+        pixels = observation.distribution.mask(self.image.valid).to_event(2)
+        pyro.sample(self.image.name, pixels, obs=observation.observed)
+        return model_image
+
+    def lights(self) -> dict[str, Light]:
+        """The light of every component, its parameters drawn by Pyro."""
+        lights = {}
+        for name, component in self.components.items():
+            with _Prefix(name):
+                lights[name] = component()
+        return lights
+
+    def predict(self, params: Any = None, *, components: Any = None) -> Tensor:
+        """Noiseless model image, shape (ny, nx), image units.
+
+        Parameters
+        ----------
+        params : mapping from site names to values, or a fit
+            Every parameter that isn't held; None where all are.
+        components : names, optional
+            Render these only.
+
+        Raises
+        ------
+        ValueError
+            For parameters that are missing, or components that the scene doesn't have.
+        """
+        values = self._values(params)
+        names = list(self.components) if components is None else [components] if isinstance(components, str) else components
+        unknown = [name for name in names if name not in self.components]
+        if unknown:
+            raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
+        with torch.no_grad():
+            trace = poutine.trace(poutine.condition(self.lights, data=values)).get_trace()
+            missing = [name for name in trace.stochastic_nodes if name not in values]
+            if missing:
+                raise ValueError(
+                    f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
+                    "give params={name: value}, for example fit.params"
+                )
+            lights = trace.nodes["_RETURN"]["value"]
+            return self._render(_joined(lights[name] for name in names))
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Values measured on the image to start a fit from, by site name; user's own components have none."""
+        starts = {}
+        for name, component in self.components.items():
+            for parameter, start in getattr(component, "starts", {}).items():
+                prior = component.sources[parameter]
+                value = torch.as_tensor(start, dtype=self.image.dtype, device=self.image.device)
+                if prior.event_shape == value.shape and bool(prior.support.check(value).all()):
+                    starts[f"{name}.{parameter}"] = value
+        return starts
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of every site whose component states one."""
+        return {
+            f"{name}.{parameter}": unit
+            for name, component in self.components.items()
+            for parameter, unit in getattr(component, "units", {}).items()
+        }
+
+    @property
+    def dims(self) -> dict[str, list[str]]:
+        """Names of the dimensions of sites that are not scalars, for ArviZ."""
+        vectors = [
+            f"{name}.ellipticity"
+            for name, component in self.components.items()
+            if "ellipticity" in getattr(component, "sources", {})
+        ]
+        return {**{name: ["ellipticity_component"] for name in vectors}, self.image.name: ["y", "x"]}
+
+    @property
+    def coords(self) -> dict[str, list[Any]]:
+        """Labels along those dimensions."""
+        ny, nx = self.image.shape
+        return {"ellipticity_component": ["e1", "e2"], "y": list(range(ny)), "x": list(range(nx))}
+
+    def constant_data(self) -> dict[str, Tensor]:
+        """What a result records beside the data: sigma, mask and PSF, where the image has them."""
+        constants = {"sigma": self.image.sigma, "mask": self.image.mask, "psf": self.image.psf}
+        return {f"{self.image.name}_{what}": value for what, value in constants.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"Scene({self.image!r}, components: {', '.join(self.components)})"
+
+    def _values(self, params: Any) -> Mapping[str, Tensor]:
+        params = getattr(params, "params", params)
+        if params is None:
+            return {}
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"predict: expected params as a mapping from site names to values, or a fit, got {type(params).__name__}"
+            )
+        image = self.image
+        return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
+
+    def _check_light(self) -> None:
+        """Run the components once, so that a mistake in one is told here and not deep in a sampler."""
+        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
+            for name, light in self.lights().items():
+                if not isinstance(light, Light):
+                    raise TypeError(
+                        f"Scene: component {name!r} returned {type(light).__name__}, expected light; return models.Sersic(...) or a "
+                        "sum of lights"
+                    )
+            self._render(_joined(self.lights().values()))
+
+
+class _Prefix(Messenger):
+    """Puts ``name.`` before the name of every site inside.
+
+    Pyro's own scope uses "/", which netCDF files and ArviZ read as a group.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["name"] = f"{self.name}.{msg['name']}"
+
+
+def _joined(lights: Any) -> Light:
+    return Light(tuple(part for light in lights for part in light.parts))
+
+
+def _bound(component: Any, image: Image) -> Callable[[], Light]:
+    return component.bind(image) if hasattr(component, "bind") else component
+
+
+def _check_component(name: str, component: Any, image: Image) -> None:
+    if not name or any(mark in name for mark in "./"):
+        raise ValueError(f"Scene: expected component names without '.' and '/', got {name!r}; rename it")
+    if name == image.name:
+        raise ValueError(f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name=")
+    if isinstance(component, Light):
+        raise TypeError(
+            f"Scene: component {name!r} is a light, expected a function that returns one; use models.{type(component).__name__.lower()}"
+            "(...) or wrap it: lambda: light"
+        )
+    if not callable(component):
+        raise TypeError(
+            f"Scene: expected component {name!r} to be a function that returns light, got {type(component).__name__}; "
+            "for example models.sersic()"
+        )

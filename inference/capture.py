@@ -1,0 +1,169 @@
+"""Functions of one flat vector, captured as graphs of tensor operations.
+
+Running a Pyro model costs milliseconds of Python per call. It is run once, under ``make_fx``, which records the tensor
+operations; what remains is a graph that three passes make lean:
+
+1. ``x - x.detach()`` is exactly zero: it, and whatever is only multiplied by it, goes. (:mod:`bayesprof.lookup` and others write Taylor
+   terms that way; a graph of values and gradients doesn't need the second-order ones.)
+2. Operations that don't depend on the vector are run once, at capture.
+3. What nobody uses is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+_ATEN = torch.ops.aten
+_SAME_VALUE = (_ATEN.detach.default, _ATEN.alias.default, _ATEN.view_as.default)
+_ZERO_THROUGH = (
+    _ATEN.mul.Tensor, _ATEN.mul.Scalar, _ATEN.neg.default, _ATEN.div.Scalar, _ATEN.sum.default, _ATEN.sum.dim_IntList,
+    _ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim,
+    _ATEN.squeeze.dims, _ATEN.permute.default, _ATEN.transpose.int, _ATEN.t.default, _ATEN.detach.default,
+    _ATEN.alias.default, _ATEN.clone.default, _ATEN._to_copy.default, _ATEN.select.int, _ATEN.slice.Tensor,
+)  # fmt: skip
+
+
+class Captured:
+    """A captured function of one vector: call it as the function it was made from.
+
+    `graph` is the graph module; its first input is the vector and the others are the tensors (data, noise, tables) it reads,
+    kept in `constants`.
+    """
+
+    def __init__(self, graph: fx.GraphModule, constants: list[Tensor]) -> None:
+        self.graph = graph
+        self.constants = constants
+
+    def __call__(self, z: Tensor) -> Any:
+        return self.graph(z, *self.constants)
+
+
+def capture(function: Callable[[Tensor], Any], example: Tensor) -> Captured:
+    """`function` of a tensor like `example`, returning tensors, as a graph.
+
+    The function must do the same operations whatever the values: Python branches on values are frozen as `example` takes them.
+    """
+    with unchecked():
+        graph = make_fx(function)(example.detach().clone())
+    _remove_zeros(graph)
+    return _run_constants_once(graph)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Pyro and torch distributions without their checks of arguments and values, which read numbers out of tensors.
+
+    Switching validation off isn't enough: a distribution that was expanded before keeps the setting it was made with.
+    """
+    check = torch.distributions.Distribution._validate_sample
+    with pyro.validation_enabled(False):
+        torch.distributions.Distribution._validate_sample = lambda self, value: None  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.distributions.Distribution._validate_sample = check  # type: ignore[method-assign]
+
+
+def _value(node: Any) -> Any:
+    return node.meta.get("val") if isinstance(node, fx.Node) else None
+
+
+def _shape(node: Any) -> Any:
+    value = _value(node)
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else None
+
+
+def _remove_zeros(graph: fx.GraphModule) -> None:
+    """Drop sums with, and products by, differences of a tensor and its own detached copy."""
+    zeros: set[fx.Node] = set()
+
+    def root(node: Any) -> Any:
+        while isinstance(node, fx.Node) and node.target in _SAME_VALUE:
+            node = node.args[0]
+        return node
+
+    def is_zero(argument: Any) -> bool:
+        return isinstance(argument, fx.Node) and argument in zeros
+
+    def replace(node: fx.Node, survivor: Any) -> bool:
+        if _shape(survivor) is None or _shape(survivor) != _shape(node):
+            return False
+        node.replace_all_uses_with(survivor)
+        return True
+
+    for node in graph.graph.nodes:
+        if node.op != "call_function":
+            continue
+        target, args = node.target, node.args
+        plain = not node.kwargs
+        if target == _ATEN.sub.Tensor and plain and isinstance(args[0], fx.Node) and root(args[0]) is root(args[1]):
+            zeros.add(node)
+        elif target in _ZERO_THROUGH and any(is_zero(argument) for argument in args):
+            zeros.add(node)
+        elif target == _ATEN.div.Tensor and is_zero(args[0]):
+            zeros.add(node)
+        elif target == _ATEN.add.Tensor and plain:
+            if all(is_zero(argument) for argument in args):
+                zeros.add(node)
+            elif is_zero(args[0]):
+                replace(node, args[1])
+            elif is_zero(args[1]):
+                replace(node, args[0])
+        elif target == _ATEN.sub.Tensor and plain and is_zero(args[1]):
+            replace(node, args[0])
+    graph.graph.eliminate_dead_code()
+
+
+def _run_constants_once(graph: fx.GraphModule) -> Captured:
+    """Split off all that doesn't depend on the first input; its results become inputs."""
+    varying: set[fx.Node] = set()
+    known: dict[fx.Node, Any] = {}
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    varying.add(placeholders[0])
+
+    def materialise(argument: Any) -> Any:
+        return fx.node.map_arg(argument, lambda node: known[node])
+
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = _attribute(graph, str(node.target))
+        elif node.op == "call_function":
+            if any(parent in varying for parent in node.all_input_nodes) or torch.Tag.nondeterministic_seeded in getattr(
+                node.target, "tags", ()
+            ):
+                varying.add(node)
+            else:
+                known[node] = node.target(*materialise(node.args), **materialise(node.kwargs))
+
+    constants: list[Tensor] = []
+    taken: dict[int, fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if node not in known or not any(user in varying or user.op == "output" for user in node.users):
+            continue
+        value = known[node]
+        if not isinstance(value, Tensor):
+            continue
+        if id(value) not in taken:
+            with graph.graph.inserting_after(placeholders[-1]):
+                placeholders.append(graph.graph.placeholder(f"constant_{len(constants)}"))
+            placeholders[-1].meta["val"] = value
+            taken[id(value)] = placeholders[-1]
+            constants.append(value.detach())
+        node.replace_all_uses_with(taken[id(value)])
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    return Captured(graph, constants)
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,171 @@
+"""What every component of this catalogue is: a light, and a prior, a held value or a default for each of its parameters.
+
+:class:`Component` is the unbound form that ``models.sersic(...)`` returns. Bound to an image, where it finds its default priors, it
+is a Pyro model function that draws its parameters and returns light. A user's own component needs none of this: any
+function that draws with ``pyro.sample`` and returns light will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from astropy import units
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+from bayesprof.grid import axis_ratio_and_angle
+from bayesprof.image import Image
+from bayesprof.light import Light
+from bayesprof.measurement import Measurement, measure
+
+
+class Default(NamedTuple):
+    """A default prior: the distribution, the value to start from (None: its median), and its formula in words."""
+
+    prior: Any
+    start: Any
+    formula: str
+
+
+class Parameter(NamedTuple):
+    """A parameter of a component.
+
+    `unit` may hold ``{flux}``, for the unit of the image. `allowed` says what held values are taken, and `within` tells whether
+    a value is one. `default` gives the default prior from what was measured on the image.
+    """
+
+    unit: str
+    allowed: str
+    within: Callable[[float], bool]
+    default: Callable[[Measurement, Image], Default]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component of the catalogue before it knows its image.
+
+    `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword; `parameters`: what it takes; `given`: what
+    the user gave, a Pyro distribution or a value each.
+    """
+
+    kind: str
+    light: Callable[..., Light]
+    parameters: Mapping[str, Parameter]
+    given: Mapping[str, Any]
+
+    def bind(self, image: Image) -> BoundComponent:
+        """This component with its default priors from `image`: a Pyro model function."""
+        found = measure(image)
+        defaults = {name: parameter.default(found, image) for name, parameter in self.parameters.items()}
+        sources = {name: self.given.get(name, default.prior) for name, default in defaults.items()}
+        starts = {
+            name: defaults[name].start
+            for name, source in sources.items()
+            if is_prior(source) and defaults[name].start is not None
+        }
+        return BoundComponent(self, sources, starts, image)
+
+    def __call__(self) -> Light:
+        raise TypeError(
+            f"{self.kind}: its default priors come from an image, so it can't be called alone; put it into "
+            f"bp.Scene(image, galaxy=models.{self.kind}(...)) or call models.{self.kind}(...).bind(image)()"
+        )
+
+
+@dataclass(frozen=True)
+class BoundComponent:
+    """A Pyro model function that draws the parameters of a component and returns its light.
+
+    `sources`: prior or held value of each parameter; `starts`: where a fit starts, by parameter.
+    """
+
+    component: Component
+    sources: Mapping[str, Any]
+    starts: Mapping[str, Any]
+    image: Image
+
+    def __call__(self) -> Light:
+        values = {}
+        for name, source in self.sources.items():
+            value = pyro.sample(name, source) if is_prior(source) else source
+            values[name] = torch.as_tensor(value, device=self.image.device)
+            if not values[name].is_floating_point() or not is_prior(source):
+                values[name] = values[name].to(self.image.dtype)
+        if "ellipticity" in values:
+            q, theta = axis_ratio_and_angle(values["ellipticity"])
+            pyro.deterministic("q", q)
+            pyro.deterministic("theta", theta)
+        return self.component.light(**values)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of every site, "" where it has none."""
+        flux = self.image.unit or "image unit"
+        named = {name: parameter.unit.format(flux=flux) for name, parameter in self.component.parameters.items()}
+        return {**named, "q": "", "theta": "rad"} if "ellipticity" in named else named
+
+
+def component(kind: str, light: Callable[..., Light], parameters: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component of the catalogue, its given parameters checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is neither a Pyro distribution nor a number or tensor, or out of its range.
+    """
+    checked = {
+        name: _checked(kind, name, value, parameters[name]) for name, value in given.items() if value is not None
+    }
+    return Component(kind, light, parameters, checked)
+
+
+def is_prior(source: Any) -> bool:
+    """Whether `source` is a Pyro distribution."""
+    return isinstance(source, TorchDistributionMixin)
+
+
+def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
+    remedy = (
+        f"{kind}: {name} takes a Pyro distribution (a prior), a number or tensor (held), or nothing (its default prior)"
+    )
+    if is_prior(value):
+        return value
+    if isinstance(value, torch.distributions.Distribution):
+        raise TypeError(
+            f"{remedy}; got torch.distributions.{type(value).__name__}: use pyro.distributions.{type(value).__name__}"
+        )
+    if isinstance(value, units.Quantity):
+        value = value.to_value(units.Unit(parameter.unit.replace("pixel", "pix").format(flux="")))
+    if isinstance(value, bool | str):
+        raise TypeError(f"{remedy}; got {value!r}")
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{remedy}; got {type(value).__name__}") from error
+    if name == "ellipticity" and tensor.shape[-1:] != (2,):
+        raise ValueError(f"{kind}: expected ellipticity of shape (2,), the vector (e1, e2), got {tuple(tensor.shape)}")
+    size = torch.linalg.vector_norm(tensor, dim=-1) if name == "ellipticity" else tensor
+    if not all(parameter.within(float(entry)) for entry in size.flatten()):
+        raise ValueError(f"{kind}: expected {name} {parameter.allowed}, got {value!r}; correct the value or give a prior")
+    return value if isinstance(value, Tensor) else tensor
+
+
+def number(value: float, image: Image) -> Tensor:
+    """`value` as a tensor on the dtype and device of `image`, for the parameters of default priors."""
+    return torch.tensor(value, dtype=image.dtype, device=image.device)
+
+
+def log_normal(median: float, log_sd: float, image: Image, quantity: str, digits: str = ".4g") -> Default:
+    """Default log-normal prior about a measured `median`."""
+    prior = dist.LogNormal(torch.log(number(median, image)), number(log_sd, image))
+    return Default(prior, median, f"LogNormal(ln {median:{digits}}, {log_sd:g}): {quantity}")
+
+
+def normal(mean: float, sd: float, image: Image, quantity: str) -> Default:
+    """Default normal prior about a measured `mean`."""
+    return Default(dist.Normal(number(mean, image), number(sd, image)), mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}")

@@ -1,0 +1,89 @@
+"""The parameters that galaxies have in common, with their default priors.
+
+======================  ==============================================================================================
+x, y                    Normal(measured position, max(1 pixel, half the measured half-light radius))
+flux                    LogNormal(ln measured flux, 2)
+r_eff                   LogNormal(ln measured half-light radius, 1)
+ellipticity (e1, e2)    isotropic: e = w / sqrt(1 + |w|^2) with w two independent Normal(0, 0.4); median axis ratio 0.40
+q (in its place)        Uniform(0.05, 1)
+theta (in its place)    Uniform(measured angle - pi/2, measured angle + pi/2)
+======================  ==============================================================================================
+
+"Measured" is what :func:`bayesprof.measurement.measure` finds on the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+
+from bayesprof.image import Image
+from bayesprof.measurement import Measurement
+from bayesprof.models.component import Component, Default, Parameter, component, log_normal, normal, number
+from bayesprof.models.ellipticity import Ellipticity
+
+_SHAPE_SCALE = 0.4
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _position(axis: str) -> Parameter:
+    def default(found: Measurement, image: Image) -> Default:
+        return normal(getattr(found, axis), max(1.0, 0.5 * found.r_eff), image, f"measured {axis}")
+
+    return Parameter("pixel", "finite", math.isfinite, default)
+
+
+def _flux(found: Measurement, image: Image) -> Default:
+    return log_normal(found.flux, 2.0, image, "measured flux")
+
+
+def _r_eff(found: Measurement, image: Image) -> Default:
+    return log_normal(found.r_eff, 1.0, image, "measured half-light radius")
+
+
+def _ellipticity(found: Measurement, image: Image) -> Default:
+    return Default(
+        Ellipticity(number(_SHAPE_SCALE, image)),
+        torch.tensor(found.ellipticity),
+        f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {_SHAPE_SCALE})",
+    )
+
+
+def _q(found: Measurement, image: Image) -> Default:
+    size = math.hypot(*found.ellipticity)
+    start = min(max((1 - size) / (1 + size), 0.1), 0.95)
+    return Default(dist.Uniform(number(0.05, image), number(1.0, image)), start, "Uniform(0.05, 1)")
+
+
+def _theta(found: Measurement, image: Image) -> Default:
+    angle = 0.5 * math.atan2(found.ellipticity[1], found.ellipticity[0])
+    low, high = angle - math.pi / 2, angle + math.pi / 2
+    prior = dist.Uniform(number(low, image), number(high, image))
+    return Default(prior, angle, f"Uniform({low:.3f}, {high:.3f}): half a turn about the measured angle")
+
+
+POSITION = {"x": _position("x"), "y": _position("y")}
+FLUX = {"flux": Parameter("{flux}", "finite", math.isfinite, _flux)}
+_SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
+_SHAPE = {"ellipticity": Parameter("", "shorter than 1", lambda size: size < 1, _ellipticity)}
+_AXIS_RATIO_AND_ANGLE = {
+    "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
+    "theta": Parameter("rad", "finite", math.isfinite, _theta),
+}
+
+
+def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component with the common parameters of galaxies and `extra` ones of its own."""
+    by_angle = given.get("q") is not None or given.get("theta") is not None
+    if by_angle and given.get("ellipticity") is not None:
+        raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
+    shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
+    kept = {name: value for name, value in given.items() if value is not None}
+    return component(kind, light, {**POSITION, **FLUX, **_SIZE, **extra, **shape}, **kept)
