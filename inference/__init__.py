@@ -1,0 +1,14 @@
+"""Inference on any Pyro model: a scene, or one of your own.
+
+:func:`lm` finds the maximum of the posterior and its Hessian, in a fraction of a second; :func:`nuts` samples, started from it. Both take a
+model or its :class:`Posterior`, which keeps what was captured for the next call. Results of samplers are ``arviz.InferenceData``
+with a verdict in ``attrs["verdict"]``.
+"""
+
+from bayesprof.inference.fit import Fit
+from bayesprof.inference.lm import lm
+from bayesprof.inference.nuts import nuts
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.verdict import Verdict, judge
+
+__all__ = ["Fit", "Posterior", "Verdict", "judge", "lm", "nuts"]

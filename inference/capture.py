@@ -11,6 +11,7 @@ operations; what remains is a graph that three passes make lean:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, fx
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 _ATEN = torch.ops.aten
@@ -44,15 +46,28 @@ class Captured:
     def __call__(self, z: Tensor) -> Any:
         return self.graph(z, *self.constants)
 
+    def only(self, key: str) -> Captured:
+        """The part of the graph behind one entry of the dictionary that it returns."""
+        graph = copy.deepcopy(self.graph)
+        output = next(node for node in graph.graph.nodes if node.op == "output")
+        output.args = (output.args[0][key],)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        return Captured(graph, self.constants)
 
-def capture(function: Callable[[Tensor], Any], example: Tensor) -> Captured:
+
+def capture(function: Callable[[Tensor], Any], example: Tensor, *, differentiable: bool = False) -> Captured:
     """`function` of a tensor like `example`, returning tensors, as a graph.
 
     The function must do the same operations whatever the values: Python branches on values are frozen as `example` takes them.
+    A graph that is to be differentiated later keeps its Taylor terms (`differentiable`).
     """
-    with unchecked():
-        graph = make_fx(function)(example.detach().clone())
-    _remove_zeros(graph)
+    # a first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as constants
+    with unchecked(), temporarily_clear_interpreter_stack():
+        # a plain function of one argument: make_fx counts those of whatever a wrapper says it wraps
+        graph = make_fx(lambda z: function(z))(example.detach().clone())
+    if not differentiable:
+        _remove_zeros(graph)
     return _run_constants_once(graph)
 
 

@@ -71,6 +71,16 @@ lm("lm_again", build(), start)
 start = time.perf_counter()
 lm("lm_at_optimum", model, start)
 
+
+def model_at(values):
+    return image_at(model, from_gal1(values))
+
+
+def moved(points):
+    """The share of draws [chain, draw, parameter] that differ from the draw before."""
+    return float(np.mean(np.any(np.diff(points, axis=1) != 0, axis=-1)))
+
+
 pyro.set_rng_seed(settings.seed)  # torch and numpy as well
 around = torch.distributions.MultivariateNormal(best, covariance)
 
@@ -85,7 +95,8 @@ for _ in range(settings.hmc_chains):
         hmc_kwargs={"trajectory_length": settings.hmc_step * (settings.hmc_leapfrogs + 0.5)})
     chains.append(sampler.fit().chain.detach().numpy())
 seconds = time.perf_counter() - start
-report.sampler("hmc", seconds, to_gal1(np.stack(chains)), lambda values: image_at(model, from_gal1(values)))
+points = np.stack(chains)
+report.sampler("hmc", seconds, to_gal1(points), model_at, acceptance=moved(points))
 
 start = time.perf_counter()
 sampler = astrophot.fit.MALA(
@@ -93,7 +104,6 @@ sampler = astrophot.fit.MALA(
     epsilon=settings.mala_step, mass_matrix=covariance.numpy(), progress_bar=False)
 points = np.moveaxis(sampler.fit().chain[settings.warmup:], 0, 1)
 seconds = time.perf_counter() - start
-accepted = float(np.mean(np.any(np.diff(points, axis=1) != 0, axis=-1)))
-report.sampler("mala", seconds, to_gal1(points), lambda values: image_at(model, from_gal1(values)), acceptance=accepted)
+report.sampler("mala", seconds, to_gal1(points), model_at, acceptance=moved(points))
 
 report.write()

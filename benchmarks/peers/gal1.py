@@ -62,12 +62,14 @@ class Report:
         median = {name: float(np.median(unwrapped[name])) for name in PARAMETERS}
         posterior = {name: {"mean": float(np.mean(unwrapped[name])), "sd": float(np.std(unwrapped[name]))}
                      for name in PARAMETERS}
-        ess = {name: float(az.ess(np.asarray(unwrapped[name]), method="bulk")) for name in PARAMETERS}
+        bulk, tail = ({name: float(az.ess(np.asarray(unwrapped[name]), method=method)) for name in PARAMETERS}
+                      for method in ("bulk", "tail"))
         r_hat = {name: float(az.rhat(np.asarray(unwrapped[name]), method="rank")) for name in PARAMETERS}
         self.figures["samplers"][name] = {
             "seconds": seconds, "posterior": posterior, "median": median, "chi2_at_median": self._keep(name, model_at(median)),
-            "min_ess_bulk": min(ess.values()), "ess_per_second": min(ess.values()) / seconds,
-            "ess_bulk": ess, "r_hat_max": max(r_hat.values()), **more}
+            "min_ess_bulk": min(bulk.values()), "min_ess_tail": min(tail.values()),
+            "ess_per_second": min(bulk.values()) / seconds, "r_hat_max": max(r_hat.values()),
+            "ess_bulk": bulk, "ess_tail": tail, "r_hat": r_hat, **more}
 
     def _keep(self, name, model):
         model = np.asarray(model, dtype=float)

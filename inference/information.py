@@ -1,0 +1,102 @@
+"""Fisher information of the distributions of observed sites, and what else is read off an observed site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+def unwrapped(distribution: Any) -> tuple[Any, Tensor | bool]:
+    """The distribution inside Independent, Masked and Expanded wrappers, and the mask (True: counts) that they apply."""
+    mask: Tensor | bool = True
+    while True:
+        if isinstance(distribution, dist.MaskedDistribution):
+            mask = distribution._mask if mask is True else mask & distribution._mask
+            distribution = distribution.base_dist
+        elif isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
+            distribution = distribution.base_dist
+        else:
+            return distribution, mask
+
+
+def fisher_terms(node: Any) -> list[tuple[Tensor, Tensor]] | None:
+    """Pairs (parameter, Fisher information) of an observed site of a Pyro trace, elementwise; None where it isn't known.
+
+    Normal: 1/sigma^2 in loc, 2/sigma^2 in scale. Poisson: 1/rate. Student-t (Lange et al. 1989): (nu + 1)/((nu + 3) sigma^2) in loc,
+    2 nu/((nu + 3) sigma^2) in scale. The scale and mask of the site and of its wrappers are part of the weights.
+    """
+    base, mask = unwrapped(node["fn"])
+    if isinstance(base, dist.Normal):
+        precision = base.scale.detach() ** -2
+        terms = [(base.loc, precision), (base.scale, 2 * precision)]
+    elif isinstance(base, dist.Poisson):
+        terms = [(base.rate, 1 / base.rate.detach())]
+    elif isinstance(base, dist.StudentT):
+        df, precision = base.df.detach(), base.scale.detach() ** -2
+        terms = [
+            (base.loc, (df + 1) / (df + 3) * precision),
+            (base.scale, 2 * df / (df + 3) * precision),
+        ]
+    else:
+        return None
+    shape = node["value"].shape
+    weight = _weight(node, mask, shape, terms[0][0])
+    return [(parameter.expand(shape), (information * weight).expand(shape)) for parameter, information in terms]
+
+
+def same_family(here: Any, there: Any) -> bool:
+    """Whether an observed site at two points of the parameter space differs in nothing but what `fisher_terms` covers.
+
+    A Student-t whose degrees of freedom are sampled isn't covered.
+    """
+    first, second = unwrapped(here["fn"])[0], unwrapped(there["fn"])[0]
+    return not isinstance(first, dist.StudentT) or bool((first.df == second.df).all())
+
+
+def pointwise_log_prob(node: Any) -> Tensor:
+    """Log probability of every element of an observed site, without its scale; 0 where it is masked."""
+    base, mask = unwrapped(node["fn"])
+    value = node["value"]
+    log_prob = base.log_prob(value)
+    for masks in (mask, node["mask"]):
+        if isinstance(masks, Tensor):
+            log_prob = torch.where(masks, log_prob, torch.zeros_like(log_prob))
+    return log_prob
+
+
+def counted(node: Any) -> Tensor:
+    """True where an element of an observed site counts, shape of its pointwise log probability."""
+    base, mask = unwrapped(node["fn"])
+    shape = torch.broadcast_shapes(base.batch_shape, node["value"].shape[: node["value"].ndim - len(base.event_shape)])
+    result = torch.ones(shape, dtype=torch.bool, device=node["value"].device)
+    for masks in (mask, node["mask"]):
+        if isinstance(masks, Tensor):
+            result = result & masks
+        elif masks is False:
+            result = torch.zeros_like(result)
+    return result
+
+
+def chi_square(node: Any) -> float | None:
+    """Sum of ((value - loc) / scale)^2 over what counts: Normal and Student-t; (value - rate)^2 / rate: Poisson; None for others."""
+    base, _ = unwrapped(node["fn"])
+    if isinstance(base, dist.Normal | dist.StudentT):
+        squares = ((node["value"] - base.loc) / base.scale) ** 2
+    elif isinstance(base, dist.Poisson):
+        squares = (node["value"] - base.rate) ** 2 / base.rate
+    else:
+        return None
+    return float(torch.where(counted(node), squares, torch.zeros_like(squares)).sum())
+
+
+def _weight(node: Any, mask: Tensor | bool, shape: torch.Size, like: Tensor) -> Tensor:
+    weight = torch.ones(shape, dtype=like.dtype, device=like.device)
+    for masks in (mask, node["mask"]):
+        if isinstance(masks, Tensor):
+            weight = weight * masks.to(like.dtype)
+        elif masks is False:
+            weight = torch.zeros_like(weight)
+    return weight * node["scale"]
