@@ -1,12 +1,23 @@
 """Probabilistic programming for galaxy images.
 
 An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model;
-:mod:`bayesprof.inference` fits and samples it, or any other Pyro model. Conventions: :mod:`bayesprof.grid`.
+:mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result. Conventions:
+:mod:`bayesprof.grid`.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 from bayesprof.image import Image
 from bayesprof.scene import Scene
 
-__all__ = ["Image", "Scene", "__version__"]
+__all__ = ["Image", "Scene", "__version__", "inference", "models", "plots"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # on first use: plots need matplotlib, inference ArviZ, which take a second to import
+    if name in ("inference", "models", "plots"):
+        return import_module(f"bayesprof.{name}")
+    raise AttributeError(f"module 'bayesprof' has no attribute {name!r}")

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from bayesprof.grid import (
     Ellipse,
-    elliptical_radius_squared,
     ellipse_from_axis_ratio,
     ellipse_from_ellipticity,
+    elliptical_radius_squared,
     per_pixel,
     wavenumber_squared,
 )

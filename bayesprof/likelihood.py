@@ -1,7 +1,8 @@
 """How the pixels of an image scatter about its model: the observed site of a scene.
 
-A likelihood is a function ``(model_image, image) -> Observation``. The three here are chosen by name in :class:`bayesprof.Scene`; a
-user's own may return a Pyro distribution over the pixels instead, for ``image.data`` as it stands.
+A likelihood is a function ``(model_image, image) -> Observation``. The three here are chosen by name in
+:class:`bayesprof.Scene`; a user's own may return a Pyro distribution over the pixels instead, for ``image.data`` as
+it stands.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def student_t(model_image: Tensor, image: Image) -> Observation:
 def poisson(model_image: Tensor, image: Image) -> Observation:
     """Poisson counts: (data + subtracted_sky) times gain, about (model + subtracted_sky) times gain.
 
-    `gain` (electrons per image unit) is 1 where the image has none: its data are counts then. Read noise isn't part of it.
-    A model that falls to zero or below in a pixel gets a rate of 1e-10 counts there.
+    `gain` (electrons per image unit) is 1 where the image has none: its data are counts then. Read noise isn't part
+    of it. A model that falls to zero or below in a pixel gets a rate of 1e-10 counts there.
     """
     gain = 1.0 if image.gain is None else image.gain
     rate = ((model_image + image.subtracted_sky) * gain).clamp(min=1e-10)
@@ -70,14 +71,16 @@ def likelihood_for(choice: str | Likelihood, image: Image) -> Likelihood:
     named = {"gaussian": gaussian, "poisson": poisson, "student_t": student_t}
     if not isinstance(choice, str):
         raise TypeError(
-            f"Scene: expected likelihood to be one of {', '.join(named)} or a function (model_image, image) -> distribution, "
+            f"Scene: expected likelihood to be one of {', '.join(named)} or a function (model_image, image) -> "
+            "distribution, "
             f"got {type(choice).__name__}"
         )
     if choice not in named:
         raise ValueError(f"Scene: expected likelihood to be one of {', '.join(named)} or a function, got {choice!r}")
     if choice in ("gaussian", "student_t") and image.sigma is None:
         raise ValueError(
-            f"Scene: the {choice} likelihood needs the noise of image {image.name!r}, which has none; give the Image one of sigma, "
+            f"Scene: the {choice} likelihood needs the noise of image {image.name!r}, which has none; give the Image "
+            "one of sigma, "
             "variance, ivar, or gain with read_noise"
         )
     if choice == "poisson":
@@ -85,7 +88,9 @@ def likelihood_for(choice: str | Likelihood, image: Image) -> Likelihood:
         if (observed < 0).any():
             first = tuple(int(i) for i in (observed < 0).nonzero()[0])
             raise ValueError(
-                f"Scene: the poisson likelihood needs counts >= 0, got {int((observed < 0).sum())} negative unmasked pixels in image "
-                f"{image.name!r}, the first at [y, x] = {list(first)}; give the Image subtracted_sky=, or choose another likelihood"
+                f"Scene: the poisson likelihood needs counts >= 0, got {int((observed < 0).sum())} negative unmasked "
+                "pixels in image "
+                f"{image.name!r}, the first at [y, x] = {list(first)}; give the Image subtracted_sky=, or choose "
+                "another likelihood"
             )
     return named[choice]

@@ -1,15 +1,16 @@
 """Functions of two variables looked up in a table, exact to second order in what they are differentiated by.
 
 The table holds, for a function ``F(t, p)``, cubic-spline coefficients in ``t`` on uniform intervals, each of them a
-Chebyshev series in ``p``. Differentiating through the gather would scatter gradients back into the table,
-which is slow in every backend. So the derivatives are looked up as well, at detached arguments, and the value is returned
-as the Taylor polynomial about them: its value, its gradient and its second derivatives are those of the tabulated function.
+Chebyshev series in ``p``. Differentiating through the gather would scatter gradients back into the table, which is
+slow in every backend. So the derivatives are looked up as well, at detached arguments, and the value is returned as
+the Taylor polynomial about them: its value, its gradient and its second derivatives are those of the tabulated
+function.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Callable
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from torch import Tensor
 class Table:
     """A function ``F(t, p)`` on ``0 <= t <= t_max`` and ``p_low <= p <= p_high``.
 
-    `coefficients` has shape ``(intervals, 4, degree + 1)``: powers of the position inside the interval
-    (in units of the interval, lowest power first), and the Chebyshev series in ``p`` on ``series_low <= p <= series_high``,
-    an interval a little wider than that of ``p``. Always float64.
+    `coefficients` has shape ``(intervals, 4, degree + 1)``: powers of the position inside the interval (in units of
+    the interval, lowest power first), and the Chebyshev series in ``p`` on ``series_low <= p <= series_high``, an
+    interval a little wider than that of ``p``. Always float64.
     """
 
     coefficients: Tensor

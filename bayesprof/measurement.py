@@ -20,8 +20,9 @@ _LIGHT_OUTSIDE = 1.2  # total light over the light above the detection limit
 
 @dataclass(frozen=True)
 class Measurement:
-    """`x`, `y` (pixels), `flux` (image units, > 0), `r_eff` (pixels, along the major axis) and `ellipticity` (e1, e2) of the object
-    nearest to the middle of the image among the bright ones; `sky` level and `noise` per pixel (image units).
+    """`x`, `y` (pixels), `flux` (image units, > 0), `r_eff` (pixels, along the major axis) and `ellipticity` (e1,
+    e2) of the object nearest to the middle of the image among the bright ones; `sky` level and `noise` per pixel
+    (image units).
     """
 
     x: float

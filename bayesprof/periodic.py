@@ -1,8 +1,8 @@
 """The periodic copies that a discrete Fourier transform adds to an image, and how they are taken off again.
 
-A transform of period ``(rows, columns)`` returns the sum of the source and its copies at all multiples of the period. Over the
-image the copies are smooth. The nearest are evaluated on a few Chebyshev nodes and interpolated; the sum over
-all others is close to the integral of the light beyond them, over the area of one period.
+A transform of period ``(rows, columns)`` returns the sum of the source and its copies at all multiples of the
+period. Over the image the copies are smooth. The nearest are evaluated on a few Chebyshev nodes and interpolated;
+the sum over all others is close to the integral of the light beyond them, over the area of one period.
 """
 
 from __future__ import annotations
@@ -28,24 +28,29 @@ _LOG_REACH = 9.0  # it ends at e^9 times where it starts
 class PeriodicCopies:
     """Where to evaluate a profile, and the maps from the values to the pixels of the image.
 
-    `near_x`, `near_y` (copies, nodes^2): offsets from the source as if it were at (0, 0). `far_x`, `far_y`, `far_weight` (points,):
-    offsets and weights of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation.
+    `x`, `y`: points (1, near + far), first the Chebyshev nodes around each near copy and then those of the integral
+    over the rest; `moves`: 1 where a point's offset from the source changes with its position, else 0. `near`: the
+    number of copies. `weight`: of the points of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes):
+    interpolation.
     """
 
-    near_x: Tensor
-    near_y: Tensor
-    far_x: Tensor
-    far_y: Tensor
-    far_weight: Tensor
+    x: Tensor
+    y: Tensor
+    moves: Tensor
+    near: int
+    weight: Tensor
     to_x: Tensor
     to_y: Tensor
 
     def __call__(self, source: Profile) -> Tensor:
         """Sum of the copies of `source` over the image, shape ``batch + (ny, nx)``."""
-        near = source.brightness_at(self.near_x - per_pixel(source.x), self.near_y - per_pixel(source.y)).sum(-2)
-        far = (source.brightness_at(self.far_x[None], self.far_y[None]) * self.far_weight).sum(-1)
-        nodes = near.unflatten(-1, (self.to_y.shape[1], self.to_x.shape[1])) + per_pixel(far.squeeze(-1))
-        return self.to_y @ nodes @ self.to_x.mT
+        dx = self.x - self.moves * per_pixel(source.x)
+        dy = self.y - self.moves * per_pixel(source.y)
+        values = source.brightness_at(dx, dy).squeeze(-2)
+        nodes_y, nodes_x = self.to_y.shape[1], self.to_x.shape[1]
+        near = values[..., : self.near * nodes_y * nodes_x].unflatten(-1, (self.near, nodes_y, nodes_x)).sum(-3)
+        far = values[..., self.near * nodes_y * nodes_x :] @ self.weight
+        return self.to_y @ (near + per_pixel(far)) @ self.to_x.mT
 
 
 def periodic_copies(
@@ -59,20 +64,25 @@ def periodic_copies(
         chebyshev_nodes(-0.5, ny - 0.5, _NODES), chebyshev_nodes(-0.5, nx - 0.5, _NODES), indexing="ij"
     )
     far_x, far_y, far_weight = _outside((_SHELLS + 0.5) * columns, (_SHELLS + 0.5) * rows)
-    tensors = (
-        nodes_x.reshape(1, -1) + columns * shift[:, 1:],
-        nodes_y.reshape(1, -1) + rows * shift[:, :1],
-        far_x,
-        far_y,
-        far_weight / (rows * columns),
-        chebyshev_interpolation(-0.5, nx - 0.5, _NODES, torch.arange(nx, dtype=torch.float64)),
-        chebyshev_interpolation(-0.5, ny - 0.5, _NODES, torch.arange(ny, dtype=torch.float64)),
+    near_x = (nodes_x.reshape(1, -1) + columns * shift[:, 1:]).flatten()
+    near_y = (nodes_y.reshape(1, -1) + rows * shift[:, :1]).flatten()
+    tensors = {
+        "x": torch.cat([near_x, far_x])[None],
+        "y": torch.cat([near_y, far_y])[None],
+        "moves": torch.cat([torch.ones_like(near_x), torch.zeros_like(far_x)]),
+        "weight": far_weight / (rows * columns),
+        "to_x": chebyshev_interpolation(-0.5, nx - 0.5, _NODES, torch.arange(nx, dtype=torch.float64)),
+        "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _NODES, torch.arange(ny, dtype=torch.float64)),
+    }
+    return PeriodicCopies(
+        near=len(shift), **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()}
     )
-    return PeriodicCopies(*(tensor.to(dtype=dtype, device=device) for tensor in tensors))
 
 
 def _outside(half_width: float, half_height: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Points and weights that integrate a function, even in (x, y), over the plane outside a rectangle about the origin."""
+    """Points and weights that integrate a function, even in (x, y), over the plane outside a rectangle about the
+    origin.
+    """
     angle = math.pi * (torch.arange(_ANGLES, dtype=torch.float64) + 0.5) / _ANGLES
     cos, sin = torch.cos(angle), torch.sin(angle)
     edge = torch.minimum(half_width / cos.abs(), half_height / sin)

@@ -18,18 +18,20 @@ from bayesprof.rendering import renderer_for
 
 
 class Scene:
-    """Components on an image: a Pyro model with latent sites ``component.parameter`` and the image as its observed site.
+    """Components on an image: a Pyro model with latent sites ``component.parameter`` and the image as its observed
+    site.
 
     Parameters
     ----------
     image : Image
         The image; its name is that of the observed site.
     likelihood : "gaussian", "poisson", "student_t", or a function
-        How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image, shape (ny, nx), and
-        `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx). Masked pixels are left out by the scene.
+        How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image,
+        shape (ny, nx), and `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx).
+        Masked pixels are left out by the scene.
     **components : functions
-        Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The keyword is the name,
-        which goes before the names of the component's sites.
+        Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
+        keyword is the name, which goes before the names of the component's sites.
 
     Raises
     ------
@@ -51,9 +53,13 @@ class Scene:
         self, image: Image, *, likelihood: str | Likelihood = "gaussian", **components: Callable[[], Light]
     ) -> None:
         if not isinstance(image, Image):
-            raise TypeError(f"Scene: expected an Image, got {type(image).__name__}; make one with bp.Image(data, sigma=...)")
+            raise TypeError(
+                f"Scene: expected an Image, got {type(image).__name__}; make one with bp.Image(data, sigma=...)"
+            )
         if not components:
-            raise ValueError("Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()")
+            raise ValueError(
+                "Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()"
+            )
         for name, component in components.items():
             _check_component(name, component, image)
         self.image = image
@@ -96,7 +102,9 @@ class Scene:
             For parameters that are missing, or components that the scene doesn't have.
         """
         values = self._values(params)
-        names = list(self.components) if components is None else [components] if isinstance(components, str) else components
+        names = (
+            list(self.components) if components is None else [components] if isinstance(components, str) else components
+        )
         unknown = [name for name in names if name not in self.components]
         if unknown:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
@@ -161,7 +169,8 @@ class Scene:
             return {}
         if not isinstance(params, Mapping):
             raise TypeError(
-                f"predict: expected params as a mapping from site names to values, or a fit, got {type(params).__name__}"
+                "predict: expected params as a mapping from site names to values, or a fit, got "
+                f"{type(params).__name__}"
             )
         image = self.image
         return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
@@ -172,7 +181,8 @@ class Scene:
             for name, light in self.lights().items():
                 if not isinstance(light, Light):
                     raise TypeError(
-                        f"Scene: component {name!r} returned {type(light).__name__}, expected light; return models.Sersic(...) or a "
+                        f"Scene: component {name!r} returned {type(light).__name__}, expected light; return "
+                        "models.Sersic(...) or a "
                         "sum of lights"
                     )
             self._render(_joined(self.lights().values()))
@@ -204,10 +214,13 @@ def _check_component(name: str, component: Any, image: Image) -> None:
     if not name or any(mark in name for mark in "./"):
         raise ValueError(f"Scene: expected component names without '.' and '/', got {name!r}; rename it")
     if name == image.name:
-        raise ValueError(f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name=")
+        raise ValueError(
+            f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name="
+        )
     if isinstance(component, Light):
         raise TypeError(
-            f"Scene: component {name!r} is a light, expected a function that returns one; use models.{type(component).__name__.lower()}"
+            f"Scene: component {name!r} is a light, expected a function that returns one; use "
+            f"models.{type(component).__name__.lower()}"
             "(...) or wrap it: lambda: light"
         )
     if not callable(component):

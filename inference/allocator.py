@@ -1,7 +1,8 @@
 """One process-wide setting of the C library's allocator, which large temporaries need.
 
-glibc hands every block above a threshold straight back to the system, and the next one is faulted in again page by page. A batched
-Jacobian of a 14,641-pixel image spends nine tenths of its time there. With the thresholds raised, freed blocks are kept.
+glibc hands every block above a threshold straight back to the system, and the next one is faulted in again page by
+page. A batched Jacobian of a 14,641-pixel image spends nine tenths of its time there. With the thresholds raised,
+freed blocks are kept.
 """
 
 from __future__ import annotations

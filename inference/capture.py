@@ -3,10 +3,11 @@
 Running a Pyro model costs milliseconds of Python per call. It is run once, under ``make_fx``, which records the tensor
 operations; what remains is a graph that three passes make lean:
 
-1. ``x - x.detach()`` is exactly zero: it, and whatever is only multiplied by it, goes. (:mod:`bayesprof.lookup` and others write Taylor
+1. ``x - x.detach()`` is exactly zero: it, and whatever is only multiplied by it, goes. (:mod:`bayesprof.lookup` and
+others write Taylor
    terms that way; a graph of values and gradients doesn't need the second-order ones.)
 2. Operations that don't depend on the vector are run once, at capture.
-3. What nobody uses is dropped.
+3. What is computed twice is computed once, and what nobody uses is dropped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, fx
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -30,13 +32,14 @@ _ZERO_THROUGH = (
     _ATEN.squeeze.dims, _ATEN.permute.default, _ATEN.transpose.int, _ATEN.t.default, _ATEN.detach.default,
     _ATEN.alias.default, _ATEN.clone.default, _ATEN._to_copy.default, _ATEN.select.int, _ATEN.slice.Tensor,
 )  # fmt: skip
+_IDENTITIES = ((_ATEN.add.Tensor, (0.0,)), (_ATEN.mul.Tensor, (1,)), (_ATEN.sub.Tensor, (0.0,)))
 
 
 class Captured:
     """A captured function of one vector: call it as the function it was made from.
 
-    `graph` is the graph module; its first input is the vector and the others are the tensors (data, noise, tables) it reads,
-    kept in `constants`.
+    `graph` is the graph module; its first input is the vector and the others are the tensors (data, noise, tables)
+    it reads, kept in `constants`.
     """
 
     def __init__(self, graph: fx.GraphModule, constants: list[Tensor]) -> None:
@@ -59,8 +62,8 @@ class Captured:
 def capture(function: Callable[[Tensor], Any], example: Tensor, *, differentiable: bool = False) -> Captured:
     """`function` of a tensor like `example`, returning tensors, as a graph.
 
-    The function must do the same operations whatever the values: Python branches on values are frozen as `example` takes them.
-    A graph that is to be differentiated later keeps its Taylor terms (`differentiable`).
+    The function must do the same operations whatever the values: Python branches on values are frozen as `example`
+    takes them. A graph that is to be differentiated later keeps its Taylor terms (`differentiable`).
     """
     # a first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as constants
     with unchecked(), temporarily_clear_interpreter_stack():
@@ -68,6 +71,7 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, *, differentiabl
         graph = make_fx(lambda z: function(z))(example.detach().clone())
     if not differentiable:
         _remove_zeros(graph)
+    graph = fx.GraphModule(graph, fx_graph_cse(graph.graph))
     return _run_constants_once(graph)
 
 
@@ -86,54 +90,52 @@ def unchecked() -> Iterator[None]:
             torch.distributions.Distribution._validate_sample = check  # type: ignore[method-assign]
 
 
-def _value(node: Any) -> Any:
-    return node.meta.get("val") if isinstance(node, fx.Node) else None
-
-
-def _shape(node: Any) -> Any:
-    value = _value(node)
-    return (value.shape, value.dtype) if isinstance(value, Tensor) else None
-
-
 def _remove_zeros(graph: fx.GraphModule) -> None:
     """Drop sums with, and products by, differences of a tensor and its own detached copy."""
-    zeros: set[fx.Node] = set()
-
-    def root(node: Any) -> Any:
-        while isinstance(node, fx.Node) and node.target in _SAME_VALUE:
-            node = node.args[0]
-        return node
-
-    def is_zero(argument: Any) -> bool:
-        return isinstance(argument, fx.Node) and argument in zeros
-
-    def replace(node: fx.Node, survivor: Any) -> bool:
-        if _shape(survivor) is None or _shape(survivor) != _shape(node):
-            return False
-        node.replace_all_uses_with(survivor)
-        return True
-
+    zeros: set[Any] = set()
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
         target, args = node.target, node.args
-        plain = not node.kwargs
-        if target == _ATEN.sub.Tensor and plain and isinstance(args[0], fx.Node) and root(args[0]) is root(args[1]):
+        plain = not node.kwargs  # no alpha= of add and sub
+        if _vanishes(node, zeros):
             zeros.add(node)
-        elif target in _ZERO_THROUGH and any(is_zero(argument) for argument in args):
-            zeros.add(node)
-        elif target == _ATEN.div.Tensor and is_zero(args[0]):
-            zeros.add(node)
-        elif target == _ATEN.add.Tensor and plain:
-            if all(is_zero(argument) for argument in args):
-                zeros.add(node)
-            elif is_zero(args[0]):
-                replace(node, args[1])
-            elif is_zero(args[1]):
-                replace(node, args[0])
-        elif target == _ATEN.sub.Tensor and plain and is_zero(args[1]):
-            replace(node, args[0])
+        elif (plain and (target, args[1:]) in _IDENTITIES) or (
+            plain and target in (_ATEN.add.Tensor, _ATEN.sub.Tensor) and args[1] in zeros
+        ):
+            _replace(node, args[0])
+        elif plain and target == _ATEN.add.Tensor and args[0] in zeros:
+            _replace(node, args[1])
     graph.graph.eliminate_dead_code()
+
+
+def _vanishes(node: fx.Node, zeros: set[Any]) -> bool:
+    """Whether `node` is exactly zero, given those before it that are."""
+    target, args = node.target, node.args
+    if target == _ATEN.sub.Tensor and not node.kwargs and isinstance(args[0], fx.Node):
+        return _undetached(args[0]) is _undetached(args[1])
+    if target == _ATEN.add.Tensor:
+        return all(argument in zeros for argument in args)
+    if target == _ATEN.div.Tensor:
+        return args[0] in zeros
+    return target in _ZERO_THROUGH and any(argument in zeros for argument in node.all_input_nodes)
+
+
+def _undetached(node: Any) -> Any:
+    while isinstance(node, fx.Node) and node.target in _SAME_VALUE:
+        node = node.args[0]
+    return node
+
+
+def _replace(node: fx.Node, survivor: Any) -> None:
+    """Put `survivor` in the place of `node` where shape and dtype are the same."""
+    here, there = node.meta.get("val"), survivor.meta.get("val") if isinstance(survivor, fx.Node) else None
+    if (
+        isinstance(here, Tensor)
+        and isinstance(there, Tensor)
+        and (here.shape, here.dtype) == (there.shape, there.dtype)
+    ):
+        node.replace_all_uses_with(survivor)
 
 
 def _run_constants_once(graph: fx.GraphModule) -> Captured:
@@ -150,9 +152,9 @@ def _run_constants_once(graph: fx.GraphModule) -> Captured:
         if node.op == "get_attr":
             known[node] = _attribute(graph, str(node.target))
         elif node.op == "call_function":
-            if any(parent in varying for parent in node.all_input_nodes) or torch.Tag.nondeterministic_seeded in getattr(
-                node.target, "tags", ()
-            ):
+            if any(
+                parent in varying for parent in node.all_input_nodes
+            ) or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 varying.add(node)
             else:
                 known[node] = node.target(*materialise(node.args), **materialise(node.kwargs))

@@ -45,9 +45,10 @@ def to_inference_data(
     Returns
     -------
     arviz.InferenceData
-        Groups posterior, sample_stats, log_likelihood, prior, prior_predictive, posterior_predictive, observed_data and constant_data. In
-        log_likelihood the unmasked values of an observed site with a mask lie along one dimension, ``<site>_unmasked``, whose coordinate
-        is their index in the flattened site. ``attrs["verdict"]`` is "ok", or says what failed and what to do.
+        Groups posterior, sample_stats, log_likelihood, prior, prior_predictive, posterior_predictive, observed_data
+        and constant_data. In log_likelihood the unmasked values of an observed site with a mask lie along one
+        dimension, ``<site>_unmasked``, whose coordinate is their index in the flattened site. ``attrs["verdict"]``
+        is "ok", or says what failed and what to do.
     """
     model = posterior.model
     dims = dict(getattr(model, "dims", {}))
@@ -58,7 +59,7 @@ def to_inference_data(
 
     keep = _thinned(draws, PREDICTIVE_DRAWS)
     seeds = seeds_from(seed, 2 * keep.shape[0] * keep.shape[1])
-    prior, prior_predictive = _predict(posterior, None, seeds[: PREDICTIVE_DRAWS], (1, -1))
+    prior, prior_predictive = _predict(posterior, None, seeds[:PREDICTIVE_DRAWS], (1, -1))
     _, posterior_predictive = _predict(posterior, keep, seeds[-keep.shape[0] * keep.shape[1] :], keep.shape[:2])
     log_likelihood, unmasked = _pointwise(posterior, draws, nodes)
     for name, index in unmasked.items():
@@ -133,7 +134,9 @@ def _predict(
 def _pointwise(
     posterior: Posterior, draws: Tensor, nodes: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Log likelihoods of unmasked values, (chains, draws) + their shape, and for masked sites the indices of those values."""
+    """Log likelihoods of unmasked values, (chains, draws) + their shape, and for masked sites the indices of those
+    values.
+    """
     if not nodes:
         return {}, {}
     counts = {name: _numpy(counted(node)) for name, node in nodes.items()}

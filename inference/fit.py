@@ -43,7 +43,8 @@ class Fit:
     hessian_kind : str
         "exact", or "gauss-newton" where the exact one isn't positive definite.
     curvature_ratio : tuple of float
-        Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear model.
+        Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear
+        model.
     """
 
     params: dict[str, float | np.ndarray]
@@ -85,7 +86,9 @@ def entry_labels(name: str, shape: tuple[int, ...]) -> list[str]:
 def moments_at(
     posterior: Posterior, z: Tensor, hessian: Tensor
 ) -> tuple[dict[str, float | np.ndarray], dict[str, float | np.ndarray], np.ndarray, list[str]]:
-    """Values and standard deviations of all sites, and covariance and labels of the latent ones, from `hessian` at `z`."""
+    """Values and standard deviations of all sites, and covariance and labels of the latent ones, from `hessian` at
+    `z`.
+    """
     factor = torch.linalg.inv(torch.linalg.cholesky(hessian))  # hessian^-1 = factor^T factor
 
     def flat(z: Tensor) -> Tensor:

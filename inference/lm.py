@@ -1,7 +1,8 @@
 """Levenberg-Marquardt: the maximum of the posterior and its curvature, for any Pyro model.
 
-The gradient is exact. The curvature is the generalised Gauss-Newton matrix: the Fisher information of the observed sites plus the
-positive part of minus the Hessian of the log prior. Damping follows the gain ratio (Marquardt 1963; Nielsen 1999, IMM-REP-1999-05).
+The gradient is exact. The curvature is the generalised Gauss-Newton matrix: the Fisher information of the observed
+sites plus the positive part of minus the Hessian of the log prior. Damping follows the gain ratio (Marquardt 1963;
+Nielsen 1999, IMM-REP-1999-05).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from bayesprof.inference.posterior import Posterior, seeds_from
 _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
+_NEAR, _SLOW = (
+    1.0,
+    0.1,
+)  # below this decrement, and when it falls by less than this factor, the exact Hessian takes over
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
 
 
@@ -36,11 +41,11 @@ def lm(
     Parameters
     ----------
     model : callable or Posterior
-        Any Pyro model with continuous latent sites, a :class:`bayesprof.Scene` for one, or the Posterior of it (which keeps what
-        it has captured, so that further fits start at once). `args` and `kwargs` are the model's.
+        Any Pyro model with continuous latent sites, a :class:`bayesprof.Scene` for one, or the Posterior of it
+        (which keeps what it has captured, so that further fits start at once). `args` and `kwargs` are the model's.
     init : mapping or Fit, optional
-        Values to start from, by site name; sites left out start from the model's ``initial_values()``, which a scene reads off its
-        image, or else from the median of their prior.
+        Values to start from, by site name; sites left out start from the model's ``initial_values()``, which a
+        scene reads off its image, or else from the median of their prior.
     seed : int
         Seed of the further starts.
     starts : int
@@ -88,14 +93,28 @@ def _climb(posterior: Posterior, z: Tensor) -> tuple[Tensor, bool, float, int, s
     """Climb from `z`; returns the end, whether it converged, its log density, the iterations used, and how it ended."""
     value, gradient, information, prior = posterior.expansion(z)
     if not bool(value.isfinite()):
-        return z, False, float("-inf"), 0, "The log density at the start isn't finite; give other starting values (init=)."
+        return (
+            z,
+            False,
+            float("-inf"),
+            0,
+            "The log density at the start isn't finite; give other starting values (init=).",
+        )
     damping, growth = 1e-3, 2.0
+    previous = float("inf")
+    exact: Tensor | None = None
     for iteration in range(1, _MAX_ITERATIONS + 1):
-        curvature = information + _positive_part(prior)
+        curvature = information + _positive_part(prior) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
-        step, decrement = _solve(curvature, gradient, scale, 0.0)
+        _, decrement = _solve(curvature, gradient, scale, 0.0)
         if decrement < _DECREMENT:
             return z, True, float(value), iteration, f"Converged: Newton decrement {decrement:.1e}."
+        if _SLOW * previous < decrement < _NEAR:
+            # close to the maximum, but closing in slowly: the data scatter otherwise than the likelihood says
+            exact = _exact_hessian(posterior, z, curvature)
+            curvature = curvature if exact is None else exact
+            scale = curvature.diagonal().clamp(min=1e-12)
+        previous = decrement
         while True:
             step, _ = _solve(curvature, gradient, scale, damping)
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
@@ -113,7 +132,8 @@ def _climb(posterior: Posterior, z: Tensor) -> tuple[Tensor, bool, float, int, s
                     False,
                     float(value),
                     iteration,
-                    f"Stopped: no step raises the log density, at Newton decrement {decrement:.1e}. The model may be discontinuous or "
+                    f"Stopped: no step raises the log density, at Newton decrement {decrement:.1e}. The model may be "
+                    "discontinuous or "
                     "its derivatives wrong there; try other starting values (init=) or starts=4.",
                 )
         z = z + step
@@ -124,7 +144,8 @@ def _climb(posterior: Posterior, z: Tensor) -> tuple[Tensor, bool, float, int, s
         False,
         float(value),
         _MAX_ITERATIONS,
-        f"Stopped after {_MAX_ITERATIONS} iterations at Newton decrement {decrement:.1e}. Parameters may be degenerate: hold one, or give "
+        f"Stopped after {_MAX_ITERATIONS} iterations at Newton decrement {decrement:.1e}. Parameters may be "
+        "degenerate: hold one, or give "
         "it a narrower prior; or go on from here with init=fit.",
     )
 
@@ -156,7 +177,10 @@ def _finish(posterior: Posterior, z: Tensor, converged: bool, value: float, iter
         gauss_newton = torch.nan_to_num(gauss_newton) + 1e-8 * size * eye
         factor = torch.linalg.cholesky(gauss_newton)
         converged = False
-        message += " The curvature is singular: the data and the priors don't determine every parameter; hold one, or give it a prior."
+        message += (
+            " The curvature is singular: the data and the priors don't determine every parameter; hold one, or give it "
+            "a narrower prior."
+        )
     relative = _whitened_hessian(posterior, z, factor)
     eigenvalues = torch.linalg.eigvalsh(relative) if bool(relative.isfinite().all()) else torch.zeros(1, dtype=z.dtype)
     exact = bool(eigenvalues.min() > 1e-6)
@@ -164,7 +188,8 @@ def _finish(posterior: Posterior, z: Tensor, converged: bool, value: float, iter
     if converged and not exact:
         converged = False
         message += (
-            " But the exact Hessian there isn't positive definite: this is a saddle or a flat direction, not a maximum; "
+            " But the exact Hessian there isn't positive definite: this is a saddle or a flat direction, not a "
+            "maximum; "
             "try starts=4 or other starting values."
         )
     nodes = posterior.observed_nodes(z)
@@ -188,10 +213,22 @@ def _finish(posterior: Posterior, z: Tensor, converged: bool, value: float, iter
     )
 
 
-def _whitened_hessian(posterior: Posterior, z: Tensor, factor: Tensor) -> Tensor:
-    """Minus the Hessian of the log density in coordinates where the Gauss-Newton matrix, factor factor^T, is the unit matrix.
+def _exact_hessian(posterior: Posterior, z: Tensor, gauss_newton: Tensor) -> Tensor | None:
+    """Minus the Hessian of the log density at `z`; None where it isn't positive definite."""
+    factor, failed = torch.linalg.cholesky_ex(gauss_newton)
+    if bool(failed):
+        return None
+    relative = _whitened_hessian(posterior, z, factor)
+    definite = bool(relative.isfinite().all()) and bool(torch.linalg.eigvalsh(relative).min() > 1e-6)
+    return factor @ relative @ factor.T if definite else None
 
-    Central differences of the exact gradient, with steps of a thousandth of a standard deviation: relative error about 1e-6.
+
+def _whitened_hessian(posterior: Posterior, z: Tensor, factor: Tensor) -> Tensor:
+    """Minus the Hessian of the log density in coordinates where the Gauss-Newton matrix, factor factor^T, is the
+    unit matrix.
+
+    Central differences of the exact gradient, with steps of a thousandth of a standard deviation: relative error
+    about 1e-6.
     """
     directions = torch.linalg.solve_triangular(factor.T, torch.eye(len(z), dtype=z.dtype, device=z.device), upper=True)
     columns = []

@@ -1,7 +1,8 @@
 """The No-U-Turn sampler, on Pyro's kernel, in coordinates whitened by the Hessian.
 
-With the Hessian H = A A^T at the maximum m, the sampler moves in w = A^T (z - m), where an almost Gaussian posterior is a unit
-Gaussian and the unit mass matrix is the right one (Neal 2011, Handbook of MCMC, section 5.4.1). Warm-up only adapts the step size.
+With the Hessian H = A A^T at the maximum m, the sampler moves in w = A^T (z - m), where an almost Gaussian
+posterior is a unit Gaussian and the unit mass matrix is the right one (Neal 2011, Handbook of MCMC, section 5.4.1).
+Warm-up only adapts the step size.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from bayesprof.inference.posterior import Posterior, seeded, seeds_from
 _WARMUP = 150
 _DISPERSION = 1.5  # chains start at this many standard deviations of the Laplace approximation
 _MAX_TREE_DEPTH = 10
-_WORTH_COMPILING = 20_000  # expected gradients from which compiling repays itself
+_GRADIENTS_PER_DRAW = 4  # of an almost Gaussian posterior, to guess the work to come
+_WORTH_COMPILING = 40.0  # seconds of that work
 
 
 def nuts(
@@ -37,7 +39,7 @@ def nuts(
     chains: int = 4,
     seed: int = 0,
     progress: bool = True,
-    target_acceptance: float = 0.75,
+    target_acceptance: float = 0.7,
     compile: bool | str = "auto",
     **kwargs: Any,
 ) -> az.InferenceData:
@@ -58,7 +60,9 @@ def nuts(
     progress : bool
         Show a progress bar.
     target_acceptance : float
-        Acceptance rate that warm-up adapts the step size to, between 0 and 1.
+        Acceptance rate that warm-up adapts the step size to, between 0 and 1. In whitened coordinates 0.7 gives
+        more effective draws per gradient than the usual 0.8, whose smaller steps cost a further doubling of most
+        trajectories.
     compile : "auto" or bool
         Compile the gradient with torch.compile; "auto": where the work repays it.
 
@@ -93,14 +97,13 @@ def nuts(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     fit = init if isinstance(init, Fit) else lm(posterior, init=init, seed=seed)
     whitened = Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
-    if compile is True or (compile == "auto" and 4 * chains * (draws + warmup) >= _WORTH_COMPILING):
+    expected = _GRADIENTS_PER_DRAW * chains * (draws + warmup) * posterior.gradient_seconds()
+    if compile is True or (compile == "auto" and expected > _WORTH_COMPILING):
         posterior.compile()
 
     seeds = seeds_from(seed, chains)
     with tqdm(total=chains * (warmup + draws), disable=not progress, desc="NUTS", unit="draw") as bar:
-        sampled = [
-            _run_chain(whitened, draws, warmup, chain_seed, target_acceptance, bar) for chain_seed in seeds
-        ]
+        sampled = [_run_chain(whitened, draws, warmup, chain_seed, target_acceptance, bar) for chain_seed in seeds]
     z = whitened.unwhiten(torch.stack([w for w, _ in sampled]))
     stats = {name: np.stack([chain[name] for _, chain in sampled]) for name in sampled[0][1]}
     attrs = {"method": "NUTS", "warmup": warmup, "fit": fit.message}
@@ -111,7 +114,9 @@ def nuts(
 
 @dataclass
 class Whitened:
-    """A posterior in the coordinates ``w = A^T (z - centre)``, where its Hessian at the centre, ``A A^T``, is the unit matrix."""
+    """A posterior in the coordinates ``w = A^T (z - centre)``, where its Hessian at the centre, ``A A^T``, is the
+    unit matrix.
+    """
 
     posterior: Posterior
     centre: Tensor

@@ -1,7 +1,8 @@
 """Components: galaxies, stars and skies, each a Pyro model function with priors.
 
-Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their parameters takes a Pyro
-distribution, a held value, or nothing. Capitalised names are the lights behind them, for use inside a component of one's own:
+Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their
+parameters takes a Pyro distribution, a held value, or nothing. Capitalised names are the lights behind them, for
+use inside a component of one's own:
 
 >>> import pyro, pyro.distributions as dist
 >>> from bayesprof import models

@@ -1,8 +1,9 @@
-"""What every component of this catalogue is: a light, and a prior, a held value or a default for each of its parameters.
+"""What every component of this catalogue is: a light, and a prior, a held value or a default for each of its
+parameters.
 
-:class:`Component` is the unbound form that ``models.sersic(...)`` returns. Bound to an image, where it finds its default priors, it
-is a Pyro model function that draws its parameters and returns light. A user's own component needs none of this: any
-function that draws with ``pyro.sample`` and returns light will do.
+:class:`Component` is the unbound form that ``models.sersic(...)`` returns. Bound to an image, where it finds its
+default priors, it is a Pyro model function that draws its parameters and returns light. A user's own component
+needs none of this: any function that draws with ``pyro.sample`` and returns light will do.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Default(NamedTuple):
 class Parameter(NamedTuple):
     """A parameter of a component.
 
-    `unit` may hold ``{flux}``, for the unit of the image. `allowed` says what held values are taken, and `within` tells whether
-    a value is one. `default` gives the default prior from what was measured on the image.
+    `unit` may hold ``{flux}``, for the unit of the image. `allowed` says what held values are taken, and `within`
+    tells whether a value is one. `default` gives the default prior from what was measured on the image.
     """
 
     unit: str
@@ -49,8 +50,8 @@ class Parameter(NamedTuple):
 class Component:
     """A component of the catalogue before it knows its image.
 
-    `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword; `parameters`: what it takes; `given`: what
-    the user gave, a Pyro distribution or a value each.
+    `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword; `parameters`: what it
+    takes; `given`: what the user gave, a Pyro distribution or a value each.
     """
 
     kind: str
@@ -151,7 +152,9 @@ def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
         raise ValueError(f"{kind}: expected ellipticity of shape (2,), the vector (e1, e2), got {tuple(tensor.shape)}")
     size = torch.linalg.vector_norm(tensor, dim=-1) if name == "ellipticity" else tensor
     if not all(parameter.within(float(entry)) for entry in size.flatten()):
-        raise ValueError(f"{kind}: expected {name} {parameter.allowed}, got {value!r}; correct the value or give a prior")
+        raise ValueError(
+            f"{kind}: expected {name} {parameter.allowed}, got {value!r}; correct the value or give a prior"
+        )
     return value if isinstance(value, Tensor) else tensor
 
 
@@ -168,4 +171,6 @@ def log_normal(median: float, log_sd: float, image: Image, quantity: str, digits
 
 def normal(mean: float, sd: float, image: Image, quantity: str) -> Default:
     """Default normal prior about a measured `mean`."""
-    return Default(dist.Normal(number(mean, image), number(sd, image)), mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}")
+    return Default(
+        dist.Normal(number(mean, image), number(sd, image)), mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}"
+    )

@@ -44,8 +44,8 @@ def de_vaucouleurs(
 ) -> Component:
     """A spheroid with a de Vaucouleurs profile, :class:`DeVaucouleurs`.
 
-    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the default of
-    :mod:`bayesprof.models.galaxy`. Giving `q` or `theta` takes the place of `ellipticity`.
+    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the
+    default of :mod:`bayesprof.models.galaxy`. Giving `q` or `theta` takes the place of `ellipticity`.
 
     Examples
     --------

@@ -25,7 +25,9 @@ unit_disc = _UnitDisc()
 
 
 class PlaneToDisc(Transform):
-    """``e = w / sqrt(1 + |w|^2)``: the plane onto the unit disc. The determinant of its Jacobian is ``(1 + |w|^2)^-2``."""
+    """``e = w / sqrt(1 + |w|^2)``: the plane onto the unit disc. The determinant of its Jacobian is ``(1 +
+    |w|^2)^-2``.
+    """
 
     domain = constraints.real_vector
     codomain = unit_disc

@@ -1,6 +1,6 @@
 """The exponential disk: a Sersic profile with n = 1, whose transform is elementary.
 
-    I(R) = flux / (2 pi q h^2) exp(-R / h),    F(kappa) = (1 + kappa^2 h^2)^(-3/2),    r_eff = 1.6783469900166605 h
+I(R) = flux / (2 pi q h^2) exp(-R / h),    F(kappa) = (1 + kappa^2 h^2)^(-3/2),    r_eff = 1.6783469900166605 h
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def exponential(
 ) -> Component:
     """A disk with an exponential profile, :class:`Exponential`.
 
-    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the default of
-    :mod:`bayesprof.models.galaxy`. Giving `q` or `theta` takes the place of `ellipticity`.
+    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the
+    default of :mod:`bayesprof.models.galaxy`. Giving `q` or `theta` takes the place of `ellipticity`.
 
     Examples
     --------

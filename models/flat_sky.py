@@ -32,7 +32,9 @@ class FlatSky(Background):
 
 
 def _level(found: Measurement, image: Image) -> Default:
-    return normal(found.sky, 3 * found.noise, image, "clipped median of the image's border, and three times the pixel noise")
+    return normal(
+        found.sky, 3 * found.noise, image, "clipped median of the image's border, and three times the pixel noise"
+    )
 
 
 LEVEL = {"level": Parameter("{flux}", "finite", math.isfinite, _level)}
@@ -41,8 +43,8 @@ LEVEL = {"level": Parameter("{flux}", "finite", math.isfinite, _level)}
 def flat_sky(*, level: Any = None) -> Component:
     """A flat sky, :class:`FlatSky`.
 
-    `level` takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is Normal(clipped median of the
-    image's border, 3 times the noise of a pixel).
+    `level` takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is
+    Normal(clipped median of the image's border, 3 times the noise of a pixel).
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """A sky that rises linearly across the image.
 
-    sky(x, y) = level + slope_x (x - x_c) + slope_y (y - y_c),    (x_c, y_c) the middle of the image
+sky(x, y) = level + slope_x (x - x_c) + slope_y (y - y_c),    (x_c, y_c) the middle of the image
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def _slope(axis: int) -> Parameter:
 def plane_sky(*, level: Any = None, slope_x: Any = None, slope_y: Any = None) -> Component:
     """A sky with a gradient, :class:`PlaneSky`.
 
-    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing. Then the prior of `level` is that of
-    :func:`flat_sky`, and each slope's is Normal(0, 3 times the noise of a pixel, over the length of the image).
+    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing. Then the prior of
+    `level` is that of :func:`flat_sky`, and each slope's is Normal(0, 3 times the noise of a pixel, over the length
+    of the image).
 
     Examples
     --------

@@ -27,8 +27,8 @@ class PointSource(Pointlike):
 def point_source(*, x: Any = None, y: Any = None, flux: Any = None) -> Component:
     """A star or a nucleus, :class:`PointSource`.
 
-    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the default of
-    :mod:`bayesprof.models.galaxy`.
+    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the
+    default of :mod:`bayesprof.models.galaxy`.
 
     Examples
     --------

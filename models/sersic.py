@@ -34,8 +34,9 @@ from bayesprof.models.galaxy import galaxy
 N_RANGE = (0.25, 10.0)
 """Sersic indices for which the transform is tabulated; outside, the profile is that of the nearer end."""
 
-# The table runs in t = ln(1 + (kappa / KAPPA_0)^2) / 2: quadratic near 0, where F = 1 - <R^2> kappa^2 / 4, logarithmic beyond.
-# <R^2> is 2,200 r_eff^2 at n = 10. KAPPA_MAX is reached by r_eff = 22,000 pixels at the Nyquist frequency.
+# The table runs in t = ln(1 + (kappa / KAPPA_0)^2) / 2: quadratic near 0, where F = 1 - <R^2> kappa^2 / 4,
+# logarithmic beyond. <R^2> is 2,200 r_eff^2 at n = 10. KAPPA_MAX is reached by r_eff = 22,000 pixels at the Nyquist
+# frequency.
 _KAPPA_0 = 1e-3
 _KAPPA_MAX = 1e5
 _INTERVALS = 512
@@ -105,9 +106,9 @@ def sersic(
 ) -> Component:
     """A galaxy with a Sersic profile, :class:`Sersic`.
 
-    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the default of
-    :mod:`bayesprof.models.galaxy`, and for `n` it is 0.3 + 7.7 Beta(1.2, 2.4), which has mean 2.9 and standard deviation 1.7.
-    Giving `q` or `theta` takes the place of `ellipticity`.
+    Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the
+    default of :mod:`bayesprof.models.galaxy`, and for `n` it is 0.3 + 7.7 Beta(1.2, 2.4), which has mean 2.9 and
+    standard deviation 1.7. Giving `q` or `theta` takes the place of `ellipticity`.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """AstroPhot on gal1: the time of its LM fit, and the effective samples a second of its HMC and MALA.
 
-    python astrophot_gal1.py DATA_DIR OUT.json [--hmc-step 0.8 --hmc-leapfrogs 2 --mala-step 0.8 ...]
+    python astrophot_gal1.py DATA_DIR OUT.json [--hmc-step 1.0 --hmc-leapfrogs 2 --mala-step 1.2 ...]
 
 One "sersic galaxy model" with the PSF and no sky, in double precision, from its own `initialize()`. `lm_first` counts
 everything after the imports; `lm_again` is the same fit from the same start in the now warm process; `lm_at_optimum`
@@ -14,15 +14,18 @@ import time
 
 logging.basicConfig(level=logging.WARNING)  # before AstroPhot, which would open a log file in the working directory
 
-import astrophot
-import gal1
-import numpy as np
-import pyro
-import torch
+import astrophot  # noqa: E402
+import gal1  # noqa: E402
+import numpy as np  # noqa: E402
+import pyro  # noqa: E402
+import torch  # noqa: E402
+from astrophot.utils.conversions.functions import sersic_Ie_to_flux_np as flux_of  # noqa: E402
 
 settings = gal1.arguments(
-    __doc__.splitlines()[0], warmup=100, seed=0, hmc_draws=500, hmc_chains=2, hmc_step=0.8, hmc_leapfrogs=2,
-    mala_draws=1000, mala_chains=4, mala_step=0.8)
+    __doc__.splitlines()[0], warmup=100, seed=0, threads=0, hmc_draws=500, hmc_chains=2, hmc_step=1.0, hmc_leapfrogs=2,
+    mala_draws=1000, mala_chains=4, mala_step=1.2)
+if settings.threads:  # 0: as many as torch chooses
+    torch.set_num_threads(settings.threads)
 report = gal1.Report("astrophot", settings)
 
 
@@ -36,16 +39,16 @@ def build():
 
 
 def to_gal1(points):
-    """AstroPhot's parameters (last axis: center x, center y, q, PA, n, Re, Ie) as those of the report."""
+    """AstroPhot's parameters (last axis: center x, center y, q, PA from +y, n, Re, Ie) as those of the report."""
     xc, yc, q, pa, n, r_eff, intensity = np.moveaxis(np.asarray(points), -1, 0)
-    flux = astrophot.utils.conversions.functions.sersic_Ie_to_flux_np(intensity, n, r_eff, q)
-    return dict(zip(gal1.PARAMETERS, (flux, r_eff, n, 1 - q, (pa - np.pi / 2) % np.pi, xc, yc)))
+    flux = flux_of(intensity, n, r_eff, q)
+    return dict(zip(gal1.PARAMETERS, (flux, r_eff, n, 1 - q, (pa + np.pi / 2) % np.pi, xc, yc), strict=True))
 
 
 def from_gal1(values):
-    unit = astrophot.utils.conversions.functions.sersic_Ie_to_flux_np(1.0, values["n"], values["r_eff"], 1 - values["ellip"])
-    return torch.tensor([values["xc"], values["yc"], 1 - values["ellip"], (values["theta"] + np.pi / 2) % np.pi,
-                         values["n"], values["r_eff"], values["flux"] / unit], dtype=torch.float64)
+    flux, r_eff, n, ellip, theta, xc, yc = (values[name] for name in gal1.PARAMETERS)
+    intensity = flux / flux_of(1.0, n, r_eff, 1 - ellip)
+    return torch.tensor([xc, yc, 1 - ellip, (theta + np.pi / 2) % np.pi, n, r_eff, intensity], dtype=torch.float64)
 
 
 def image_at(model, point):

@@ -20,17 +20,19 @@ PARAMETERS = ("flux", "r_eff", "n", "ellip", "theta", "xc", "yc")
 
 def arguments(description, **defaults):
     """The command line of a peer's script: DATA_DIR, OUT.json and one option for each default."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("data", type=Path, metavar="DATA_DIR")
     parser.add_argument("out", type=Path, metavar="OUT.json")
     for name, default in defaults.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, help=" ")
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args()
 
 
 def load(folder):
     """Image, sigma, mask (True where bad) and PSF."""
-    image, sigma, mask, psf = (np.load(folder / f"gal1_{kind}.npy").astype(float) for kind in ("im", "sig", "mask", "psf"))
+    image, sigma, mask, psf = (np.load(folder / f"gal1_{kind}.npy").astype(float)
+                               for kind in ("im", "sig", "mask", "psf"))
     return image, sigma, mask > 0, psf
 
 
@@ -39,7 +41,7 @@ class Report:
 
     `fits` and `samplers` hold one entry per stage: its wall seconds, its parameters (value, or mean and sd, with the
     error where the peer gives one), chi2 of its model image over the unmasked pixels and, for a sampler, the
-    rank-normalised R-hat, the smallest bulk effective sample size over the parameters and that size per second.
+    rank-normalised R-hat and bulk and tail effective sample sizes, the smallest bulk one also per second.
     """
 
     def __init__(self, peer, settings):
@@ -58,15 +60,17 @@ class Report:
         """`draws`: an array [chain, draw] for each parameter; `model_at`: from a dictionary of values to an image."""
         import arviz as az
 
-        unwrapped = {**draws, "theta": around_the_mean(draws["theta"])}
-        median = {name: float(np.median(unwrapped[name])) for name in PARAMETERS}
-        posterior = {name: {"mean": float(np.mean(unwrapped[name])), "sd": float(np.std(unwrapped[name]))}
-                     for name in PARAMETERS}
-        bulk, tail = ({name: float(az.ess(np.asarray(unwrapped[name]), method=method)) for name in PARAMETERS}
-                      for method in ("bulk", "tail"))
-        r_hat = {name: float(az.rhat(np.asarray(unwrapped[name]), method="rank")) for name in PARAMETERS}
+        draws = {**draws, "theta": around_the_mean(draws["theta"])}
+
+        def each(figure, **options):
+            return {key: float(figure(draws[key], **options)) for key in PARAMETERS}
+
+        median = each(np.median)
+        posterior = {key: {"mean": float(np.mean(draws[key])), "sd": float(np.std(draws[key]))} for key in PARAMETERS}
+        bulk, tail, r_hat = each(az.ess, method="bulk"), each(az.ess, method="tail"), each(az.rhat, method="rank")
         self.figures["samplers"][name] = {
-            "seconds": seconds, "posterior": posterior, "median": median, "chi2_at_median": self._keep(name, model_at(median)),
+            "seconds": seconds, "posterior": posterior, "median": median,
+            "chi2_at_median": self._keep(name, model_at(median)),
             "min_ess_bulk": min(bulk.values()), "min_ess_tail": min(tail.values()),
             "ess_per_second": min(bulk.values()) / seconds, "r_hat_max": max(r_hat.values()),
             "ess_bulk": bulk, "ess_tail": tail, "r_hat": r_hat, **more}

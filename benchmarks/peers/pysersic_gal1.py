@@ -4,7 +4,7 @@
 
 Its own example as it stands: priors from `autoprior`, `gaussian_loss`, the default renderer, single precision. Each
 time counts everything after the imports: priors, compilation and, for NUTS, warm-up. The chains start from draws of the
-prior, its default (`--init median` starts them from the median of the prior, as its MAP does).
+prior, its default (`--init median` starts them from the median of the prior, as its MAP does), and run in parallel.
 """
 
 import os
@@ -14,15 +14,15 @@ import gal1
 
 settings = gal1.arguments(__doc__.splitlines()[0], warmup=500, draws=500, chains=2, seed=0, init="sample",
                           chain_method="parallel")
-if settings.chain_method == "parallel":  # one device per chain, to be said before jax starts
+if settings.chain_method == "parallel":  # one device per chain, to be said before pysersic's import starts jax
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={settings.chains}"
 
-import numpy as np
-from jax.random import PRNGKey
-from numpyro.infer import init_to_median, init_to_sample
-from pysersic import FitSingle
-from pysersic.loss import gaussian_loss
-from pysersic.priors import autoprior
+import numpy as np  # noqa: E402
+from jax.random import PRNGKey  # noqa: E402
+from numpyro.infer import init_to_median, init_to_sample  # noqa: E402
+from pysersic import FitSingle  # noqa: E402
+from pysersic.loss import gaussian_loss  # noqa: E402
+from pysersic.priors import autoprior  # noqa: E402
 
 report = gal1.Report("pysersic", settings)
 

@@ -1,0 +1,69 @@
+"""One set of values for the parameters of a scene, from whatever a method returned, and the light that goes with it.
+
+Plots and files show the model at one point. For a fit that is its maximum; for draws it is the median of every latent site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from bayesprof.light import Background, Light
+from bayesprof.scene import Scene
+
+
+def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
+    """Value of every latent site of `scene`, by name.
+
+    Parameters
+    ----------
+    scene : Scene
+    params : Fit, mapping from site names to values, arviz.InferenceData, or None
+        Values of deterministic sites are left out: they follow from the latent ones. Draws give the median of each site. None is
+        for a scene whose every parameter is held.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a latent site without a value, or anything that holds no values.
+    """
+    values = getattr(params, "params", params)
+    if hasattr(values, "posterior"):
+        values = {name: draws.median(("chain", "draw")).values for name, draws in values.posterior.data_vars.items()}
+    if values is not None and not isinstance(values, Mapping):
+        raise TypeError(
+            f"expected params as a Fit, a mapping from site names to values, or InferenceData, got {type(params).__name__}; "
+            "pass what inference.lm or inference.nuts returned"
+        )
+    latent = _latent_sites(scene)
+    missing = [name for name in latent if name not in (values or {})]
+    if missing:
+        raise ValueError(f"expected a value for every parameter that isn't held, got none for {missing}; give them in params")
+    image = scene.image
+    return {name: torch.as_tensor((values or {})[name], dtype=image.dtype, device=image.device) for name in latent}
+
+
+def lights_at(scene: Scene, values: Mapping[str, Tensor]) -> dict[str, Light]:
+    """The light of every component of `scene` at `values` of its latent sites."""
+    with torch.no_grad(), poutine.block():
+        return poutine.condition(scene.lights, data=dict(values))()
+
+
+def is_sky(light: Light) -> bool:
+    """Whether a component's light is background only."""
+    return all(isinstance(part, Background) for part in light.parts)
+
+
+def degrees_of_freedom(scene: Scene, values: Mapping[str, Tensor]) -> int:
+    """Number of unmasked pixels minus the number of parameters."""
+    return scene.image.n_valid - sum(value.numel() for value in values.values())
+
+
+def _latent_sites(scene: Scene) -> list[str]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.poutine.block():
+        return list(poutine.trace(scene.lights).get_trace().stochastic_nodes)

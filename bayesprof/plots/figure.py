@@ -1,0 +1,41 @@
+"""The figure behind every plot, and how it is written."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
+import matplotlib.figure
+
+STYLE: dict[str, Any] = {
+    "font.size": 9.0,
+    "axes.labelsize": 10.0,
+    "axes.titlesize": 10.0,
+    "figure.titlesize": 10.0,
+    "legend.fontsize": 8.5,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "image.origin": "lower",
+    "image.interpolation": "nearest",
+}
+"""Settings of matplotlib under which plots are drawn, over the user's own."""
+
+_DPI = 200
+_TRIMMED: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}
+
+
+class Figure(matplotlib.figure.Figure):
+    """A matplotlib figure that pyplot doesn't know of, so that none is left open, and that notebooks show all the same."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", **_TRIMMED)
+        return buffer.getvalue()
+
+
+def saved(figure: Figure, path: str | PathLike[str] | None) -> Figure:
+    """`figure`, written to `path` where one is given."""
+    if path is not None:
+        figure.savefig(path, dpi=_DPI, **_TRIMMED)
+    return figure

@@ -1,0 +1,97 @@
+"""The PSF in Fourier space: wavenumbers, the transform of its samples, and what the sampling hides.
+
+With an oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels. With one sampled at the
+pixels, the samples hold the sum of what comes from below and from above the Nyquist frequency; the two are told
+apart by how the transform falls (:func:`alias_ratio`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_FALLS = -1.0  # slope of the logarithm of the transform near the Nyquist frequency below which it counts as falling
+_SMOOTH = 0.3  # largest deviation from a straight line, in that logarithm
+
+
+class Axis(NamedTuple):
+    """Wavenumbers along one axis, radians per pixel, float64, shaped to broadcast over the plane of both.
+
+    A source at ``x`` has the phase ``weight exp(-i k x) + weight_alias exp(-i k_alias x)``.
+    """
+
+    k: Tensor
+    k_alias: Tensor
+    weight: Tensor
+    weight_alias: Tensor
+
+    def shift(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and minus sine of the phase that moves a source to `position`, shape ``batch + (1, 1)``."""
+        phase, alias = self.k * position, self.k_alias * position
+        cos = self.weight * torch.cos(phase) + self.weight_alias * torch.cos(alias)
+        sin = self.weight * torch.sin(phase) + self.weight_alias * torch.sin(alias)
+        return cos, -sin
+
+
+def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Tensor]:
+    """`kx` (1, columns) and `ky` (rows, 1) of a real transform with `period` pixels, up to `oversampling` Nyquist
+    frequencies.
+    """
+    rows, columns = (size * oversampling for size in period)
+    kx = 2 * math.pi * oversampling * torch.fft.rfftfreq(columns, dtype=torch.float64)
+    ky = 2 * math.pi * oversampling * torch.fft.fftfreq(rows, dtype=torch.float64)
+    return kx[None, :], ky[:, None]
+
+
+def psf_transform(psf: Tensor, kx: Tensor, ky: Tensor, oversampling: int) -> Tensor:
+    """Transform of a PSF sampled every 1/`oversampling` pixel, about the geometric centre of its array.
+
+    A sum over the array's rows and columns, as two matrix products; shape (rows, columns), complex.
+    """
+    y, x = ((torch.arange(size, dtype=torch.float64) - 0.5 * (size - 1)) / oversampling for size in psf.shape)
+    by_row = torch.exp(-1j * ky * y[None, :])
+    by_column = torch.exp(-1j * x[:, None] * kx)
+    return by_row @ psf.to(torch.complex128) @ by_column
+
+
+def pixel_transform(k: Tensor) -> Tensor:
+    """Transform of a square pixel, along one axis."""
+    return torch.sinc(k / (2 * math.pi))
+
+
+def axis_of(k: Tensor, modulus: Tensor, *, oversampling: int, contains_pixel: bool) -> Axis:
+    """Axis of wavenumbers `k` for a PSF whose transform has `modulus` along it."""
+    k_alias = k - 2 * math.pi * torch.sign(k)
+    ratio = alias_ratio(k, modulus, contains_pixel=contains_pixel) if oversampling == 1 else torch.zeros_like(k)
+    weight, weight_alias = 1 / (1 + ratio), ratio / (1 + ratio)
+    if not contains_pixel:
+        weight_alias = weight_alias * pixel_transform(k_alias) / pixel_transform(k)
+    return Axis(k, k_alias, weight, weight_alias)
+
+
+def alias_ratio(k: Tensor, modulus: Tensor, *, contains_pixel: bool) -> Tensor:
+    """How much of the transform of a PSF's samples at `k` comes from beyond the Nyquist frequency, over what comes
+    from `k`.
+
+    Shifted by a fraction of a pixel the two move with different phases; taken as one, compact sources are off by a
+    few 1e-4 at a FWHM of 3.5 pixels. Near the Nyquist frequency the transform of a PSF falls nearly exponentially,
+    but for the factor of the pixel; that law is fitted to `modulus` and extrapolated. Where the transform doesn't
+    fall like that (noise, a diffraction cut-off) the ratio is 0.
+    """
+    distance = k.abs().flatten()
+    alias = 2 * math.pi - distance
+    pixel, pixel_alias = (
+        pixel_transform(value) if contains_pixel else torch.ones_like(value) for value in (distance, alias)
+    )
+    band = (distance > 0.6 * math.pi) & (distance < math.pi)
+    design = torch.stack([torch.ones_like(distance[band]), distance[band]], dim=-1)
+    ratio = torch.zeros_like(distance)
+    for _ in range(8):
+        log_optics = torch.log(modulus.flatten()[band] / ((1 + ratio[band]) * pixel[band]))
+        line = torch.linalg.lstsq(design, log_optics[:, None]).solution
+        ratio = torch.exp(line[1] * (alias - distance)) * pixel_alias / pixel
+    falls = line[1] < _FALLS and (log_optics - (design @ line)[:, 0]).abs().max() < _SMOOTH
+    return ratio.reshape(k.shape) if falls else torch.zeros_like(k)
