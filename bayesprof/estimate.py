@@ -5,9 +5,11 @@ Plots and files show the model at one point. For a fit that is its maximum; for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -34,7 +36,7 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
     """
     values = getattr(params, "params", params)
     if hasattr(values, "posterior"):
-        values = {name: draws.median(("chain", "draw")).values for name, draws in values.posterior.data_vars.items()}
+        values = {name: _median(name, draws.values) for name, draws in values.posterior.data_vars.items()}
     if values is not None and not isinstance(values, Mapping):
         raise TypeError(
             f"expected params as a Fit, a mapping from site names to values, or InferenceData, got {type(params).__name__}; "
@@ -43,7 +45,9 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
     latent = _latent_sites(scene)
     missing = [name for name in latent if name not in (values or {})]
     if missing:
-        raise ValueError(f"expected a value for every parameter that isn't held, got none for {missing}; give them in params")
+        raise ValueError(
+            f"expected a value for every parameter that isn't held, got none for {missing}; give them in params"
+        )
     image = scene.image
     return {name: torch.as_tensor((values or {})[name], dtype=image.dtype, device=image.device) for name in latent}
 
@@ -67,3 +71,19 @@ def degrees_of_freedom(scene: Scene, values: Mapping[str, Tensor]) -> int:
 def _latent_sites(scene: Scene) -> list[str]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.poutine.block():
         return list(poutine.trace(scene.lights).get_trace().stochastic_nodes)
+
+
+def is_angle(name: str) -> bool:
+    """Whether the site `name` is an angle with the period pi, by its name ``theta``."""
+    return name.rsplit(".", 1)[-1] == "theta"
+
+
+def near_circular_mean(theta: np.ndarray) -> np.ndarray:
+    """Angles of period pi, each moved by half turns to within a quarter turn of their circular mean."""
+    mean = 0.5 * np.angle(np.exp(2j * theta).mean())
+    return mean + np.remainder(theta - mean + 0.5 * math.pi, math.pi) - 0.5 * math.pi
+
+
+def _median(name: str, draws: np.ndarray) -> np.ndarray:
+    """Median over chains and draws, the first two axes."""
+    return np.median(near_circular_mean(draws) if is_angle(name) else draws, axis=(0, 1))

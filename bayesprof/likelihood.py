@@ -32,13 +32,13 @@ Likelihood = Callable[[Tensor, Image], Any]
 
 def gaussian(model_image: Tensor, image: Image) -> Observation:
     """Independent Normal pixels with the standard deviation `image.sigma`."""
-    return Observation(dist.Normal(model_image, image.sigma, validate_args=False), image.data)
+    return Observation(dist.Normal(model_image, _sigma(image), validate_args=False), image.data)
 
 
 def student_t(model_image: Tensor, image: Image) -> Observation:
     """Independent Student-t pixels with 5 degrees of freedom and the scale `image.sigma`."""
     df = torch.full_like(image.data, STUDENT_T_DF)
-    return Observation(dist.StudentT(df, model_image, image.sigma, validate_args=False), image.data)
+    return Observation(dist.StudentT(df, model_image, _sigma(image), validate_args=False), image.data)
 
 
 def poisson(model_image: Tensor, image: Image) -> Observation:
@@ -50,6 +50,11 @@ def poisson(model_image: Tensor, image: Image) -> Observation:
     gain = 1.0 if image.gain is None else image.gain
     rate = ((model_image + image.subtracted_sky) * gain).clamp(min=1e-10)
     return Observation(dist.Poisson(rate, validate_args=False), counts(image))
+
+
+def _sigma(image: Image) -> Tensor:
+    assert image.sigma is not None  # likelihood_for sees to it
+    return image.sigma
 
 
 def counts(image: Image) -> Tensor:

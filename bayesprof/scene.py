@@ -109,22 +109,23 @@ class Scene:
         if unknown:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
         with torch.no_grad():
-            trace = poutine.trace(poutine.condition(self.lights, data=values)).get_trace()
-            missing = [name for name in trace.stochastic_nodes if name not in values]
+            with poutine.trace() as tracer, poutine.condition(data=values):
+                lights = self.lights()
+            missing = [name for name in tracer.trace.stochastic_nodes if name not in values]
             if missing:
                 raise ValueError(
                     f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
                     "give params={name: value}, for example fit.params"
                 )
-            lights = trace.nodes["_RETURN"]["value"]
             return self._render(_joined(lights[name] for name in names))
 
     def initial_values(self) -> dict[str, Tensor]:
         """Values measured on the image to start a fit from, by site name; user's own components have none."""
         starts = {}
         for name, component in self.components.items():
+            sources = getattr(component, "sources", {})
             for parameter, start in getattr(component, "starts", {}).items():
-                prior = component.sources[parameter]
+                prior = sources[parameter]
                 value = torch.as_tensor(start, dtype=self.image.dtype, device=self.image.device)
                 if prior.event_shape == value.shape and bool(prior.support.check(value).all()):
                     starts[f"{name}.{parameter}"] = value
@@ -163,7 +164,7 @@ class Scene:
     def __repr__(self) -> str:
         return f"Scene({self.image!r}, components: {', '.join(self.components)})"
 
-    def _values(self, params: Any) -> Mapping[str, Tensor]:
+    def _values(self, params: Any) -> dict[str, Tensor]:
         params = getattr(params, "params", params)
         if params is None:
             return {}

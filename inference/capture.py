@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, fx
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 _ATEN = torch.ops.aten
@@ -65,8 +67,11 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, *, differentiabl
     The function must do the same operations whatever the values: Python branches on values are frozen as `example`
     takes them. A graph that is to be differentiated later keeps its Taylor terms (`differentiable`).
     """
-    # a first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as constants
-    with unchecked(), temporarily_clear_interpreter_stack():
+    # a first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as
+    # constants One FakeTensorMode for the metadata of all nodes: without it make_fx makes one for each, half of the
+    # time of a capture.
+    metadata = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    with unchecked(), temporarily_clear_interpreter_stack(), tracing(metadata):
         # a plain function of one argument: make_fx counts those of whatever a wrapper says it wraps
         graph = make_fx(lambda z: function(z))(example.detach().clone())
     if not differentiable:

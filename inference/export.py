@@ -64,7 +64,7 @@ def to_inference_data(
     log_likelihood, unmasked = _pointwise(posterior, draws, nodes)
     for name, index in unmasked.items():
         coords[f"{name}_unmasked"] = index
-    constants = getattr(model, "constant_data", dict)()
+    constants: dict[str, Tensor] = model.constant_data() if hasattr(model, "constant_data") else {}
     idata = az.from_dict(
         posterior=described,
         sample_stats=None if sample_stats is None else dict(sample_stats),

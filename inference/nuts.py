@@ -144,13 +144,13 @@ class _Potential(torch.autograd.Function):
     """The potential as Pyro's kernels want it: a function that autograd differentiates."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, whitened: Whitened) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, w: Tensor, whitened: Whitened) -> Tensor:
         value, gradient = whitened.potential(w)
         ctx.save_for_backward(gradient)
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         return upstream * ctx.saved_tensors[0], None
 
 
@@ -187,7 +187,8 @@ def _run_chain(
             if step >= 0:
                 n_steps = whitened.evaluations - before
                 positions[step] = params["w"]
-                stats["lp"][step] = -float(kernel._potential_energy_last)
+                _, potential, _ = kernel._fetch_from_cache()
+                stats["lp"][step] = -float(potential)
                 stats["energy"][step] = kernel.energy
                 # Pyro keeps the running mean only; it starts anew after warm-up
                 mean = kernel._mean_accept_prob

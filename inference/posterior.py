@@ -300,7 +300,8 @@ class Posterior:
             model = poutine.condition(model, data=dict(values))
         with torch.no_grad(), seeded(seed), unchecked():
             trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
-        return {name: node["value"] for name, node in trace.nodes.items() if node["type"] == "sample"}
+        nodes: dict[str, Any] = dict(trace.nodes)
+        return {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
 
     @cached_property
     def _with_known_information(self) -> list[str]:

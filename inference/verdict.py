@@ -39,7 +39,7 @@ def judge(idata: az.InferenceData, *, names: list[str], target_acceptance: float
 
     `target_acceptance` : the acceptance rate that step sizes were adapted to.
     """
-    posterior = idata.posterior[names]
+    posterior = idata["posterior"][names]
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     failures = []
     if chains * draws < 8 or draws < 4:
@@ -74,7 +74,7 @@ def judge(idata: az.InferenceData, *, names: list[str], target_acceptance: float
 def _transition_failures(idata: az.InferenceData, target_acceptance: float | None) -> list[str]:
     if "sample_stats" not in idata.groups():
         return []
-    stats, failures = idata.sample_stats, []
+    stats, failures = idata["sample_stats"], []
     if "diverging" in stats and (count := int(stats.diverging.sum())):
         failures.append(
             f"{count} divergent transitions: the posterior bends more sharply than the step size resolves; raise "

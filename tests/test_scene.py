@@ -328,7 +328,7 @@ def test_float32_scene_agrees_with_float64(image):
     nodes = [trace.nodes["image"]["fn"].base_dist.base_dist.loc for trace in traces]
     assert nodes[1].dtype == torch.float32
     error = (nodes[1].double() - nodes[0]).norm() / nodes[0].norm()
-    assert float(error) < 1e-5
+    assert error.item() < 1e-5
     single_sum, double_sum = (trace.log_prob_sum().item() for trace in reversed(traces))
     assert single_sum == pytest.approx(double_sum, rel=1e-4)
     for name, value in values[0].items():

@@ -4,8 +4,8 @@
 the draws of a posterior. Each returns a matplotlib figure and, given ``path=``, writes it to a file of the kind that its ending names.
 """
 
-# from bayesprof.plots.corner import corner
-# from bayesprof.plots.profile import profile
+from bayesprof.plots.corner import corner
+from bayesprof.plots.profile import profile
 from bayesprof.plots.residual import residual
 
 __all__ = ["corner", "profile", "residual"]

@@ -95,7 +95,9 @@ def _panels(shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
 def _bar(figure: Figure, shown: AxesImage, axis: Axes) -> Colorbar:
     """A colour bar as high as the panel `axis`, on its right."""
     width = 0.045 if axis.get_subplotspec().get_gridspec().ncols > 1 else 0.02
-    return figure.colorbar(shown, cax=axis.inset_axes((1 + 0.5 * width, 0.0, width, 1.0)), extend="both", extendfrac=0.03)
+    return figure.colorbar(
+        shown, cax=axis.inset_axes((1 + 0.5 * width, 0.0, width, 1.0)), extend="both", extendfrac=0.03
+    )
 
 
 def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | None) -> tuple[FuncNorm, list[float]]:
