@@ -1,6 +1,7 @@
 """One set of values for the parameters of a scene, from whatever a method returned, and the light that goes with it.
 
-Plots and files show the model at one point. For a fit that is its maximum; for draws it is the median of every latent site.
+Plots and files show the model at one point. For a fit that is its maximum; for draws it is the median of every
+latent site.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
     ----------
     scene : Scene
     params : Fit, mapping from site names to values, arviz.InferenceData, or None
-        Values of deterministic sites are left out: they follow from the latent ones. Draws give the median of each site. None is
-        for a scene whose every parameter is held.
+        Values of deterministic sites are left out: they follow from the latent ones. Draws give the median of each
+        site. None is for a scene whose every parameter is held.
 
     Raises
     ------
@@ -39,8 +40,8 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
         values = {name: _median(name, draws.values) for name, draws in values.posterior.data_vars.items()}
     if values is not None and not isinstance(values, Mapping):
         raise TypeError(
-            f"expected params as a Fit, a mapping from site names to values, or InferenceData, got {type(params).__name__}; "
-            "pass what inference.lm or inference.nuts returned"
+            "expected params as a Fit, a mapping from site names to values, or InferenceData, got "
+            f"{type(params).__name__}; pass what inference.lm or inference.nuts returned"
         )
     latent = _latent_sites(scene)
     missing = [name for name in latent if name not in (values or {})]

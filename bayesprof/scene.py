@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from bayesprof.image import Image
@@ -109,9 +110,17 @@ class Scene:
         if unknown:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
         with torch.no_grad():
-            with poutine.trace() as tracer, poutine.condition(data=values):
+            with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
                 lights = self.lights()
-            missing = [name for name in tracer.trace.stochastic_nodes if name not in values]
+            sites = {
+                name: node
+                for name, node in tracer.trace.nodes.items()
+                if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
+            }
+            strange = [name for name in values if name not in sites]
+            if strange:
+                raise ValueError(f"predict: the scene has no parameter {strange}; it has {list(sites)}")
+            missing = [name for name, node in sites.items() if name not in values and not node["is_observed"]]
             if missing:
                 raise ValueError(
                     f"predict: expected a value for every parameter that isn't held, got none for {missing}; "

@@ -1,7 +1,7 @@
 """Results on disk: a folder that appears whole, with the draws, a summary table, the model image and the figures.
 
-:func:`save_results` writes the files of :func:`products`, or any others, into a folder beside the one asked for, and renames it when
-it is complete.
+:func:`save_results` writes the files of :func:`products`, or any others, into a folder beside the one asked for,
+and renames it when it is complete.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Saved(NamedTuple):
 
 
 def products(scene: Scene, result: Any, *, fit: Any = None) -> dict[str, Callable[[Path], object]]:
-    """The files that document `result` (InferenceData or Fit) of `scene`: name to the function that writes it to a path.
+    """The files that document `result` (InferenceData or Fit) of `scene`: name to a function that writes it.
 
-    `fit` : the Fit that draws were started from, drawn into their corner plot. Where all parameters are too many for one, it shows
-    those of the first component.
+    `fit` : the Fit that draws were started from, drawn into their corner plot. Where all parameters are too many
+    for one, it shows those of the first component.
     """
     files: dict[str, Callable[[Path], object]] = {}
     if hasattr(result, "posterior"):
@@ -80,7 +80,8 @@ def check_directory(directory: str | PathLike[str], *, overwrite: bool = False) 
         )
         if others:
             raise FileExistsError(
-                f"'{directory}' holds {others[0]!r}, which bayesprof didn't write, and isn't overwritten; choose another folder"
+                f"'{directory}' holds {others[0]!r}, which bayesprof didn't write, and isn't overwritten; choose "
+                "another folder"
             )
     made = [parent for parent in path.parents if not parent.exists()]
     try:
@@ -109,8 +110,8 @@ def save_results(
     Returns
     -------
     Saved
-        A file that can't be written doesn't take the others with it: it is left out, and told in `failed`. Then an earlier folder
-        isn't replaced, and the new one stands beside it, as ``Saved.directory`` says.
+        A file that can't be written doesn't take the others with it: it is left out, and told in `failed`. Then an
+        earlier folder isn't replaced, and the new one stands beside it, as ``Saved.directory`` says.
 
     Raises
     ------
@@ -151,9 +152,9 @@ def save_results(
 def summary_table(result: Any, *, units: Mapping[str, str] | None = None) -> Table:
     """One row per scalar parameter.
 
-    For InferenceData: parameter, unit, median, sd, low and high (the 68% interval, quantiles 0.16 and 0.84), r_hat, ess_bulk, ess_tail;
-    angles theta within a quarter turn of their circular mean. For a Fit: parameter, unit, value, std. The verdict, or how the fit
-    ended, is in the table's meta.
+    For InferenceData: parameter, unit, median, sd, low and high (the 68% interval, quantiles 0.16 and 0.84), r_hat,
+    ess_bulk, ess_tail; angles theta within a quarter turn of their circular mean. For a Fit: parameter, unit,
+    value, std. The verdict, or how the fit ended, is in the table's meta.
 
     `units` : unit of each site, for a Fit; those of draws are in their attributes.
     """
@@ -173,8 +174,9 @@ def summary_table(result: Any, *, units: Mapping[str, str] | None = None) -> Tab
 def model_fits(scene: Scene, params: Any, path: str | PathLike[str]) -> None:
     """Write the model image at `params` (see :func:`bayesprof.estimate.point_estimate`) as FITS.
 
-    The primary HDU, MODEL, is the noiseless model; RESIDUAL is data minus model, NaN where masked; one more for each component, by its
-    name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit, band and zero point.
+    The primary HDU, MODEL, is the noiseless model; RESIDUAL is data minus model, NaN where masked; one more for
+    each component, by its name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit,
+    band and zero point.
     """
     values = point_estimate(scene, params)
     image = scene.image

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -351,7 +352,7 @@ def _latent_sites(traces: list[Any]) -> tuple[Site, ...]:
     first, second = (trace.nodes for trace in traces)
     sites, start = [], 0
     for name, node in first.items():
-        if node["type"] != "sample" or node["is_observed"] or type(node["fn"]).__name__ == "_Subsample":
+        if node["type"] != "sample" or node["is_observed"] or isinstance(node["fn"], _Subsample):
             continue
         support = node["fn"].support
         if support.is_discrete:

@@ -131,31 +131,42 @@ def is_prior(source: Any) -> bool:
 
 
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
+    shape, what = ((2,), "the vector (e1, e2)") if name == "ellipticity" else ((), "one number")
     remedy = (
         f"{kind}: {name} takes a Pyro distribution (a prior), a number or tensor (held), or nothing (its default prior)"
     )
-    if is_prior(value):
-        return value
-    if isinstance(value, torch.distributions.Distribution):
+    if isinstance(value, torch.distributions.Distribution) and not is_prior(value):
         raise TypeError(
             f"{remedy}; got torch.distributions.{type(value).__name__}: use pyro.distributions.{type(value).__name__}"
         )
+    if is_prior(value):
+        if value.shape() != shape:
+            raise ValueError(f"{kind}: expected a prior of {name} over {what}, got one of shape {tuple(value.shape())}")
+        return value
     if isinstance(value, units.Quantity):
-        value = value.to_value(units.Unit(parameter.unit.replace("pixel", "pix").format(flux="")))
+        value = _in_unit(kind, name, value, parameter)
     if isinstance(value, bool | str):
         raise TypeError(f"{remedy}; got {value!r}")
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{remedy}; got {type(value).__name__}") from error
-    if name == "ellipticity" and tensor.shape[-1:] != (2,):
-        raise ValueError(f"{kind}: expected ellipticity of shape (2,), the vector (e1, e2), got {tuple(tensor.shape)}")
-    size = torch.linalg.vector_norm(tensor, dim=-1) if name == "ellipticity" else tensor
-    if not all(parameter.within(float(entry)) for entry in size.flatten()):
+    if tensor.shape != shape:
+        raise ValueError(f"{kind}: expected {name} to be {what}, of shape {shape}, got shape {tuple(tensor.shape)}")
+    size = torch.linalg.vector_norm(tensor) if name == "ellipticity" else tensor
+    if not parameter.within(float(size)):
         raise ValueError(
             f"{kind}: expected {name} {parameter.allowed}, got {value!r}; correct the value or give a prior"
         )
     return value if isinstance(value, Tensor) else tensor
+
+
+def _in_unit(kind: str, name: str, value: units.Quantity, parameter: Parameter) -> Any:
+    unit = units.Unit("pix" if parameter.unit == "pixel" else parameter.unit if parameter.unit == "rad" else "")
+    if not value.unit.is_equivalent(unit):
+        wanted = f"in {parameter.unit}" if parameter.unit in ("pixel", "rad") else "with no unit"
+        raise ValueError(f"{kind}: expected {name} {wanted}, got '{value.unit}'; convert it")
+    return value.to_value(unit)
 
 
 def number(value: float, image: Image) -> Tensor:

@@ -1,7 +1,8 @@
 """Figures of a fit, ready for a notebook or a paper.
 
-:func:`residual` shows data, model and what is left over; :func:`profile` the light of a component against radius; :func:`corner`
-the draws of a posterior. Each returns a matplotlib figure and, given ``path=``, writes it to a file of the kind that its ending names.
+:func:`residual` shows data, model and what is left over; :func:`profile` the light of a component against radius;
+:func:`corner` the draws of a posterior. Each returns a matplotlib figure and, given ``path=``, writes it to a file
+of the kind that its ending names.
 """
 
 from bayesprof.plots.corner import corner

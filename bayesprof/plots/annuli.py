@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from bayesprof.light import Light, Pointlike, Profile
 
 _GROWTH = 1.12  # outer over inner radius of an annulus
 _NARROWEST = 0.8  # pixels
-_INNERMOST = 0.38  # pixels; mean distance of the points of a pixel from its centre, for a lone pixel in the very centre
+_INNERMOST = 0.38  # pixels: the mean distance of the points of a pixel from its centre
 _COVERED = 0.25  # annuli with a smaller fraction of their pixels inside the image and unmasked are left out
 
 
 @dataclass(frozen=True)
 class Annuli:
-    """Elliptical annuli on an image: mean elliptical radius (pixels, along the major axis) and the flat pixels of each."""
+    """Elliptical annuli on an image: mean radius (pixels, along the major axis) and flat pixels of each."""
 
     radius: np.ndarray
     pixels: list[np.ndarray]
@@ -68,7 +69,7 @@ def annuli(valid: np.ndarray, x: float, y: float, q: float, theta: float) -> Ann
     while edges[-1] < radius.max():
         edges.append(max(edges[-1] * _GROWTH, edges[-1] + _NARROWEST))
     radii, pixels = [], []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = np.flatnonzero((radius >= low) & (radius < high) & valid.ravel())
         if len(inside) > _COVERED * math.pi * q * (high**2 - low**2):
             radii.append(max(float(radius[inside].mean()), _INNERMOST))

@@ -60,7 +60,7 @@ class Column:
 
 
 def columns_of(post: Any, names: Sequence[str] | None) -> list[Column]:
-    """Columns of the sites `names` of an InferenceData; by default all, with q and theta in place of an ellipticity."""
+    """Columns of the sites `names` of an InferenceData: by default all, with q and theta for an ellipticity."""
     sites = post.posterior.data_vars
     unknown = [name for name in names or () if name not in sites]
     if unknown:
@@ -81,8 +81,8 @@ def columns_of(post: Any, names: Sequence[str] | None) -> list[Column]:
 def gaussian_of(fit: Any, columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of `columns` in the Gaussian approximation of a Fit.
 
-    Axis ratio and angle follow linearly from the ellipticity. Of any other deterministic site only the variance is known, and the
-    rest of its row is NaN.
+    Axis ratio and angle follow linearly from the ellipticity. Of any other deterministic site only the variance is
+    known, and the rest of its row is NaN.
     """
     entries = [column.entry for column in columns]
     rows = np.zeros((len(columns), len(fit.labels)))

@@ -32,8 +32,8 @@ def corner(
 ) -> Figure:
     """Corner plot of a posterior, with its medians and 68% intervals.
 
-    Contours hold 39% and 86% of the draws, those of one and two standard deviations of a Gaussian in two dimensions. Angles `theta`
-    are shown within a quarter turn of their circular mean.
+    Contours hold 39% and 86% of the draws, those of one and two standard deviations of a Gaussian in two
+    dimensions. Angles `theta` are shown within a quarter turn of their circular mean.
 
     Parameters
     ----------
@@ -43,8 +43,9 @@ def corner(
     truths : mapping from site names to values, optional
         Values to mark; sites that aren't shown are passed over.
     fit : Fit, optional
-        Draw its Gaussian approximation as well: the contours of one and two standard deviations and the densities. Those of q and
-        theta follow linearly from the ellipticity; of other deterministic sites the densities only are drawn.
+        Draw its Gaussian approximation as well: the contours of one and two standard deviations and the densities.
+        Those of q and theta follow linearly from the ellipticity; of other deterministic sites the densities only
+        are drawn.
     path : str or path, optional
         File to write the figure to.
 

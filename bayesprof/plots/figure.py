@@ -26,7 +26,7 @@ _TRIMMED: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}
 
 
 class Figure(matplotlib.figure.Figure):
-    """A matplotlib figure that pyplot doesn't know of, so that none is left open, and that notebooks show all the same."""
+    """A matplotlib figure that pyplot doesn't know of, so that none is left open, but that notebooks show."""
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()

@@ -28,13 +28,14 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "t
 def profile(
     scene: Scene, params: Any, *, component: str | None = None, path: str | PathLike[str] | None = None
 ) -> Figure:
-    """Light profile of a component: surface brightness in elliptical annuli, of the data, the model and each component.
+    """Light profile of a component: surface brightness in elliptical annuli, of data, model and each component.
 
-    The annuli have the centre, axis ratio and angle of the component's brightest part; without one, they are circles around
-    the brightest pixel of its model image. Data and models are means over the same unmasked pixels, sky components of the model
-    subtracted. Error bars are the standard deviation of that mean (from the scatter within the annulus where the image has no
-    noise); where the mean isn't above it, a triangle marks the mean plus two of them. Below: data minus model, in those errors.
-    Brightness is in mag/arcsec^2 where the image has a zero point and a pixel scale, else in image units per pixel.
+    The annuli have the centre, axis ratio and angle of the component's brightest part; without one, they are
+    circles around the brightest pixel of its model image. Data and models are means over the same unmasked pixels,
+    sky components of the model subtracted. Error bars are the standard deviation of that mean (from the scatter
+    within the annulus where the image has no noise); where the mean isn't above it, a triangle marks the mean plus
+    two of them. Below: data minus model, in those errors. Brightness is in mag/arcsec^2 where the image has a zero
+    point and a pixel scale, else in image units per pixel.
 
     Parameters
     ----------

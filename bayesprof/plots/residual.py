@@ -24,15 +24,16 @@ _MASKED = "0.62"  # grey of masked pixels
 def residual(scene: Scene, params: Any, *, path: str | PathLike[str] | None = None) -> Figure:
     """Data, model and residual of a scene, side by side (one above the other where the image is long).
 
-    Data and model share one stretch, asinh about the median of the data. The residual is (data - model) / sigma, clipped at 5, or
-    data - model where the image has no noise. Masked pixels are grey. The title gives the chi-squared of the unmasked pixels and
-    the degrees of freedom, their number minus that of the parameters.
+    Data and model share one stretch, asinh about the median of the data. The residual is (data - model) / sigma,
+    clipped at 5, or data - model where the image has no noise. Masked pixels are grey. The title gives the
+    chi-squared of the unmasked pixels and the degrees of freedom, their number minus that of the parameters.
 
     Parameters
     ----------
     scene : Scene
     params : Fit, mapping from site names to values, arviz.InferenceData, or None
-        Where to show the model (see :func:`bayesprof.estimate.point_estimate`); for draws, at the median of the latent sites.
+        Where to show the model (see :func:`bayesprof.estimate.point_estimate`); for draws, at the median of the
+        latent sites.
     path : str or path, optional
         File to write the figure to.
 
@@ -104,8 +105,8 @@ def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | Non
     """The norm that data and model share, and round numbers for its colour bar, evenly spread along it."""
     pixels = data.compressed()
     centre = float(np.median(pixels))
-    noise = 1.4826 * float(np.median(np.abs(pixels - centre))) if sigma is None else float(np.median(sigma[~data.mask]))
-    width = 3 * noise if noise > 0 else 1.0
+    spread = 1.4826 * np.abs(pixels - centre) if sigma is None else sigma[~data.mask]  # scaled to that of a Gaussian
+    width = 3 * float(np.median(spread)) or 1.0
     low = max(float(pixels.min()), centre - width)
     high = max(float(np.percentile(pixels, 99.95)), float(model.max()), centre + width)
 

@@ -1,0 +1,402 @@
+"""The contract that every component of the catalogue keeps, and its formula against independent references."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import torch
+from astropy import units as u
+from astropy.modeling.functional_models import Sersic2D
+from pyro import poutine
+from test_malformed_inputs import Case, assert_refused
+
+import bayesprof as bp
+from bayesprof import inference, models
+from bayesprof.models.sersic import sersic_b
+from bayesprof.rendering import renderer_for
+
+POSITION = {"x": 17.3, "y": 11.8}
+GALAXY = {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1]}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One component: its function, its light, and a value for each parameter, in the order of its sites."""
+
+    function: Callable[..., Any]
+    light: Callable[..., Any]
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+
+CATALOGUE = [
+    Row(models.sersic, models.Sersic, {**POSITION, "flux": 500.0, "r_eff": 3.0, "n": 1.7, "ellipticity": [0.2, 0.1]}),
+    Row(models.exponential, models.Exponential, GALAXY),
+    Row(models.de_vaucouleurs, models.DeVaucouleurs, GALAXY),
+    Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
+    Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
+    Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
+]
+GALAXIES = [row for row in CATALOGUE if "r_eff" in row.values]
+PRIORS = [(row, name) for row in CATALOGUE for name in row.values]
+PRIORS += [(row, name) for row in GALAXIES for name in ("q", "theta")]
+
+
+def by_name(rows: list[Row]) -> Any:
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
+
+
+@pytest.fixture(scope="module")
+def image(simulated) -> bp.Image:
+    return simulated(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7, ellipticity=[0.2, 0.1]) + models.FlatSky(2.5))
+
+
+def double(value: Any) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def nodes_of(component: Any, image: bp.Image, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Sample sites of the component on the image."""
+    bound = poutine.condition(component.bind(image), data={name: double(v) for name, v in (values or {}).items()})
+    nodes = poutine.trace(bound).get_trace().nodes
+    return {name: node for name, node in nodes.items() if node["type"] == "sample"}
+
+
+def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
+    """Default prior of a parameter, and its formula in words."""
+    extra = {"q": 0.5, "theta": 0.2}
+    component = row.function(**({key: extra[key] for key in extra if key != name} if name in extra else {}))
+    default = component.parameters[name].default(bp.measurement.measure(image), image)
+    return nodes_of(component, image)[name]["fn"], default.formula
+
+
+# -- the contract
+
+
+def test_catalogue_is_the_whole_of_models():
+    functions = {name for name in models.__all__ if name.islower()}
+    assert functions == {row.name for row in CATALOGUE}
+    assert {name for name in models.__all__ if not name.islower()} == {row.light.__name__ for row in CATALOGUE} | {"Ellipticity"}
+
+
+@by_name(CATALOGUE)
+def test_sites_are_the_parameters_in_their_order(row, image):
+    nodes = nodes_of(row.function(), image)
+    latent = [name for name, node in nodes.items() if not node["is_observed"]]
+    assert latent == list(row.values)
+    computed = [name for name, node in nodes.items() if node["infer"].get("_deterministic")]
+    assert computed == (["q", "theta"] if "ellipticity" in row.values else [])
+
+
+@by_name(CATALOGUE)
+def test_image_and_gradient_are_finite_and_every_parameter_matters(row, image):
+    values = {name: double(value).requires_grad_() for name, value in row.values.items()}
+    rendered = renderer_for(image)(row.light(**values))
+    assert rendered.shape == image.shape
+    assert bool(rendered.isfinite().all())
+    weights = torch.randn(image.shape, dtype=torch.float64)
+    for name, gradient in zip(values, torch.autograd.grad((rendered * weights).sum(), values.values()), strict=True):
+        assert bool(gradient.isfinite().all()), name
+        assert bool((gradient != 0).all()), name
+
+
+@by_name(CATALOGUE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_default_priors_are_proper_and_draw_inside_their_support(row, image, dtype):
+    component = row.function().bind(image.to(dtype))
+    for _ in range(20):
+        trace = poutine.trace(component).get_trace()
+        trace.compute_log_prob()
+        for name in row.values:
+            node = trace.nodes[name]
+            assert node["value"].dtype == dtype
+            assert bool(torch.as_tensor(node["fn"].support.check(node["value"])).all())
+            assert bool(node["log_prob"].isfinite().all())
+        assert isinstance(trace.nodes["_RETURN"]["value"], bp.light.Light)
+
+
+@pytest.mark.parametrize(("row", "name"), PRIORS, ids=[f"{row.name}.{name}" for row, name in PRIORS])
+def test_default_prior_is_the_one_its_formula_states(row, name, image):
+    prior, formula = prior_of(row, name, image)
+    numbers = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", formula)]
+    if name == "ellipticity":
+        assert "isotropic" in formula
+        w = prior.sample((40_000,))
+        size = w.norm(dim=-1)
+        in_plane = w / torch.sqrt(1 - size**2)[:, None]
+        assert in_plane.std(dim=0).tolist() == pytest.approx([numbers[-1]] * 2, rel=0.02)
+        assert in_plane.mean(dim=0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
+    elif formula.startswith("LogNormal(ln"):
+        assert type(prior) is dist.LogNormal
+        assert math.exp(prior.loc) == pytest.approx(numbers[0], rel=1e-3)
+        assert prior.scale.item() == pytest.approx(numbers[1], rel=1e-3)
+    elif formula.startswith("Normal("):
+        assert type(prior) is dist.Normal
+        assert prior.loc.item() == pytest.approx(numbers[0], rel=1e-3, abs=1e-12)
+        assert prior.scale.item() == pytest.approx(numbers[1], rel=1e-2)
+    elif formula.startswith("Uniform("):
+        assert type(prior) is dist.Uniform
+        assert [prior.low.item(), prior.high.item()] == pytest.approx(numbers[:2], abs=1e-3)
+    else:
+        low, width, a, b = numbers
+        assert formula == f"{low:g} + {width:g} Beta({a:g}, {b:g})"
+        assert prior.mean.item() == pytest.approx(low + width * a / (a + b), rel=1e-6)
+        assert prior.stddev.item() == pytest.approx(width * math.sqrt(a * b / (a + b + 1)) / (a + b), rel=1e-6)
+
+
+def test_documented_moments_of_the_default_priors_are_right(image):
+    n = prior_of(CATALOGUE[0], "n", image)[0]
+    assert (n.mean.item(), n.stddev.item()) == pytest.approx((2.9, 1.7), abs=0.05)
+    e = models.Ellipticity(0.4).sample((200_000,)).norm(dim=-1)
+    q = (1 - e) / (1 + e)
+    assert q.median().item() == pytest.approx(0.40, abs=0.01)
+    stated = float(re.search(r"95% have q > ([\d.]+)", models.Ellipticity.__doc__).group(1))
+    assert (q > stated).double().mean().item() == pytest.approx(0.95, abs=0.01)
+
+
+def test_ellipticity_prior_is_isotropic_and_normalised():
+    prior = models.Ellipticity(double(0.4))
+    e = prior.sample((100_000,))
+    angle = torch.atan2(e[:, 1], e[:, 0])
+    assert torch.cos(angle).mean().item() == pytest.approx(0.0, abs=0.01)
+    assert torch.sin(2 * angle).mean().item() == pytest.approx(0.0, abs=0.01)
+    r = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    density = torch.exp(prior.log_prob(torch.stack([r, torch.zeros_like(r)], dim=-1)))
+    assert (2 * math.pi * r * density).mean().item() == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="support"):
+        models.Ellipticity(double(0.4)).log_prob(double([0.9, 0.9]))
+
+
+def test_ellipticity_prior_takes_batches():
+    prior = models.Ellipticity(torch.full((3,), 0.4, dtype=torch.float64))
+    assert prior.batch_shape == (3,)
+    assert prior.event_shape == (2,)
+    assert prior.sample((5,)).shape == (5, 3, 2)
+    assert prior.expand([4, 3]).sample().shape == (4, 3, 2)
+    assert prior.log_prob(prior.sample()).shape == (3,)
+
+
+@by_name(CATALOGUE)
+def test_every_parameter_may_be_held_or_given_a_prior(row, image):
+    for name, value in row.values.items():
+        held = nodes_of(row.function(**{name: value}), image)
+        assert name not in held
+        priors = {"ellipticity": models.Ellipticity(0.2), "r_eff": dist.LogNormal(1.0, 0.1), "n": dist.Uniform(0.5, 4.0)}
+        prior = priors.get(name, dist.Normal(value, 0.1) if name != "ellipticity" else None)
+        assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
+    held = row.function(**row.values).bind(image)
+    assert [name for name in nodes_of(row.function(**row.values), image) if name not in ("q", "theta")] == []
+    torch.testing.assert_close(renderer_for(image)(held()), renderer_for(image)(row.light(**row.values)), rtol=1e-12, atol=1e-12)
+
+
+@by_name(CATALOGUE)
+@pytest.mark.parametrize("kind", [float, np.float32, torch.tensor, np.asarray], ids=["float", "numpy", "tensor", "array"])
+def test_held_values_of_every_number_type_give_the_same_image(kind, row, image):
+    values = {name: value if name == "ellipticity" else kind(value) for name, value in row.values.items()}
+    bound = row.function(**values).bind(image)
+    expected = renderer_for(image)(row.light(**row.values))
+    torch.testing.assert_close(renderer_for(image)(bound()), expected, rtol=1e-6, atol=1e-5)
+
+
+@by_name(GALAXIES)
+def test_axis_ratio_and_angle_may_stand_in_for_ellipticity(row, image):
+    held = {name: value for name, value in row.values.items() if name != "ellipticity"}
+    size, theta = math.hypot(0.2, 0.1), 0.5 * math.atan2(0.1, 0.2)
+    q = (1 - size) / (1 + size)
+    by_angle = renderer_for(image)(row.function(**held, q=q, theta=theta).bind(image)())
+    torch.testing.assert_close(by_angle, renderer_for(image)(row.light(**row.values)), rtol=1e-9, atol=1e-9)
+    assert {"q", "theta"} <= set(nodes_of(row.function(q=dist.Uniform(0.2, 1.0)), image))
+    assert "ellipticity" not in nodes_of(row.function(q=dist.Uniform(0.2, 1.0)), image)
+    assert "theta" in nodes_of(row.function(q=0.5), image)
+
+
+@by_name(GALAXIES)
+def test_quantities_are_converted(row, image):
+    held = {name: value for name, value in row.values.items() if name != "ellipticity"}
+    plain = row.function(**held, q=0.5, theta=math.radians(30.0)).bind(image)
+    quantities = row.function(**{**held, "r_eff": 3.0 * u.pix}, q=0.5, theta=30 * u.deg).bind(image)
+    torch.testing.assert_close(renderer_for(image)(quantities()), renderer_for(image)(plain()), rtol=1e-12, atol=1e-12)
+
+
+@by_name(CATALOGUE)
+def test_units_are_stated_for_every_site(row, image):
+    units = row.function().bind(image).units
+    assert set(row.values) <= set(units)
+    assert all("{" not in unit for unit in units.values())
+    in_jansky = bp.Image(image.data.numpy() * u.Jy, sigma=0.5, psf=image.psf)
+    bright = row.function().bind(in_jansky).units
+    name = "flux" if "flux" in row.values else "level"
+    assert bright[name] == "Jy"
+
+
+@by_name(CATALOGUE)
+def test_starts_lie_inside_the_priors(row, image):
+    scene = bp.Scene(image, it=row.function())
+    starts = scene.initial_values()
+    for name, node in nodes_of(row.function(), image).items():
+        if not node["is_observed"]:
+            assert math.isfinite(float(node["fn"].log_prob(starts[f"it.{name}"]))), name
+
+
+@by_name(CATALOGUE)
+def test_component_without_a_scene_says_what_to_do(row):
+    with pytest.raises(TypeError, match=r"bp\.Scene"):
+        row.function()()
+
+
+# -- references
+
+
+@pytest.mark.parametrize("n", [0.3, 0.5, 1.0, 2.5, 4.0, 7.9])
+@pytest.mark.parametrize(("q", "theta"), [(1.0, 0.0), (0.6, 0.7), (0.3, 2.5)])
+def test_sersic_brightness_agrees_with_astropy(n, q, theta):
+    flux, r_eff = 120.0, 4.0
+    b = scipy.special.gammaincinv(2 * n, 0.5)
+    amplitude = flux * b ** (2 * n) * math.exp(-b) / (2 * math.pi * n * q * r_eff**2 * scipy.special.gamma(2 * n))
+    reference = Sersic2D(amplitude, r_eff, n, 13.2, 9.7, ellip=1 - q, theta=theta * u.rad)
+    y, x = np.mgrid[:20, :31].astype(float)
+    light = models.Sersic(13.2, 9.7, flux, r_eff, n, q=q, theta=theta)
+    found = light.brightness_at(torch.from_numpy(x - 13.2), torch.from_numpy(y - 9.7))
+    np.testing.assert_allclose(found, reference(x, y), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("n", [0.5, 1.0, 2.0])
+def test_rendered_sersic_agrees_with_oversampled_astropy(n):
+    b = scipy.special.gammaincinv(2 * n, 0.5)
+    amplitude = 100.0 * b ** (2 * n) * math.exp(-b) / (2 * math.pi * n * 0.6 * 9.0 * scipy.special.gamma(2 * n))
+    reference = Sersic2D(amplitude, 3.0, n, 15.3, 11.6, ellip=0.4, theta=0.7 * u.rad)
+    fine = 40
+    y, x = ((np.arange(size * fine) + 0.5) / fine - 0.5 for size in (24, 33))
+    expected = reference(*np.meshgrid(x, y)).reshape(24, fine, 33, fine).mean(axis=(1, 3))
+    image = renderer_for(bp.Image(np.zeros((24, 33))))(models.Sersic(15.3, 11.6, 100.0, 3.0, n, q=0.6, theta=0.7)).numpy()
+    assert np.linalg.norm(image - expected) / np.linalg.norm(expected) < 3e-4  # that of the 40x40 points of a pixel
+
+
+def test_b_of_n_agrees_with_scipy():
+    n = torch.linspace(0.25, 10.0, 400, dtype=torch.float64)
+    np.testing.assert_allclose(sersic_b(n), scipy.special.gammaincinv(2 * n.numpy(), 0.5), rtol=2e-12)
+    slope = torch.func.vmap(torch.func.grad(sersic_b))(n)
+    step = 1e-5
+    difference = scipy.special.gammaincinv(2 * n[1:-1].numpy() + 2 * step, 0.5) - scipy.special.gammaincinv(
+        2 * n[1:-1].numpy() - 2 * step, 0.5
+    )
+    np.testing.assert_allclose(slope[1:-1], difference / (2 * step), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("light", "n"), [(models.Exponential, 1.0), (models.DeVaucouleurs, 4.0)])
+@pytest.mark.parametrize("with_psf", [True, False], ids=["PSF", "no PSF"])
+def test_named_profiles_are_sersic_profiles(light, n, with_psf, moffat_psf):
+    render = renderer_for(bp.Image(np.zeros((26, 33)), psf=moffat_psf if with_psf else None))
+    shape = {"q": 0.4, "theta": 1.1}
+    found, expected = render(light(15.3, 11.6, 100.0, 3.0, **shape)), render(models.Sersic(15.3, 11.6, 100.0, 3.0, n, **shape))
+    # 5e-7 of the flux is what the table of the transform promises
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * float(expected.norm()))
+
+
+def test_point_source_is_the_psf_at_a_pixel(moffat_psf):
+    render = renderer_for(bp.Image(np.zeros((26, 33)), psf=moffat_psf))
+    found = render(models.PointSource(15.0, 11.0, 100.0)).numpy()
+    expected = np.zeros((26, 33))
+    expected[6:17, 9:22] = 100.0 * moffat_psf
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_skies_follow_their_formulas(image):
+    render = renderer_for(image)
+    y, x = np.mgrid[:26, :33]
+    np.testing.assert_allclose(render(models.FlatSky(2.5)), np.full((26, 33), 2.5), rtol=1e-15)
+    plane = 2.5 + 0.03 * (x - 16.0) - 0.02 * (y - 12.5)
+    np.testing.assert_allclose(render(models.PlaneSky(2.5, 0.03, -0.02)), plane, rtol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [("sersic", "flat_sky"), ("exponential", "plane_sky"), ("de_vaucouleurs",), ("point_source",)])
+def test_fit_recovers_what_was_simulated(rows, simulated):
+    chosen = [row for row in CATALOGUE if row.name in rows]
+    held = {"sky": models.flat_sky(level=0.0)} if len(rows) == 1 else {}
+    image = simulated(sum(row.light(**row.values) for row in chosen), sigma=0.3)
+    fit = inference.lm(bp.Scene(image, **held, **{row.name: row.function() for row in chosen}))
+    assert fit.converged, fit.message
+    assert fit.chi2 == pytest.approx(fit.dof, abs=4 * math.sqrt(2 * fit.dof))
+    for row in chosen:
+        for name, value in row.values.items():
+            site = f"{row.name}.{name}"
+            assert (np.abs(fit.params[site] - np.array(value)) < 4 * np.array(fit.std[site])).all(), site
+
+
+# -- what is refused
+
+BLANK = bp.Image(np.zeros((20, 30)), sigma=1.0)
+
+MALFORMED = [
+    Case("text", lambda: models.sersic(n="4"), TypeError, ("sersic: n", "'4'"), "a number or tensor (held)"),
+    Case("bool", lambda: models.sersic(flux=True), TypeError, ("sersic: flux", "True"), "a Pyro distribution"),
+    Case("list of text", lambda: models.flat_sky(level=["a"]), TypeError, ("flat_sky: level", "list"), "default prior"),
+    Case("distribution class", lambda: models.sersic(x=dist.Normal), TypeError, ("sersic: x",), "a Pyro distribution"),
+    Case(
+        "torch distribution", lambda: models.sersic(n=torch.distributions.Normal(2.0, 1.0)), TypeError,
+        ("torch.distributions.Normal",), "pyro.distributions.Normal",
+    ),
+    Case("n too large", lambda: models.sersic(n=12.0), ValueError, ("n in [0.25, 10.0]", "12.0"), "correct the value"),
+    Case("n NaN", lambda: models.sersic(n=math.nan), ValueError, ("n in [0.25, 10.0]", "nan"), "give a prior"),
+    Case("r_eff zero", lambda: models.exponential(r_eff=0.0), ValueError, ("exponential", "r_eff > 0"), "correct"),
+    Case("r_eff infinite", lambda: models.exponential(r_eff=math.inf), ValueError, ("r_eff > 0", "inf"), "correct"),
+    Case("r_eff negative", lambda: models.de_vaucouleurs(r_eff=-2.0), ValueError, ("r_eff > 0", "-2.0"), "correct"),
+    Case("q zero", lambda: models.sersic(q=0.0), ValueError, ("q in (0, 1]", "0.0"), "correct"),
+    Case("q above 1", lambda: models.sersic(q=1.2), ValueError, ("q in (0, 1]", "1.2"), "correct"),
+    Case("theta NaN", lambda: models.sersic(theta=math.nan), ValueError, ("theta finite", "nan"), "correct"),
+    Case("x NaN", lambda: models.point_source(x=math.nan), ValueError, ("point_source", "x finite"), "correct"),
+    Case("flux infinite", lambda: models.point_source(flux=math.inf), ValueError, ("flux finite",), "correct"),
+    Case("level NaN", lambda: models.flat_sky(level=math.nan), ValueError, ("level finite",), "correct"),
+    Case("slope NaN", lambda: models.plane_sky(slope_x=math.nan), ValueError, ("slope_x finite",), "correct"),
+    Case("round ellipticity", lambda: models.sersic(ellipticity=0.3), ValueError, ("shape (2,)", "()"), "(e1, e2)"),
+    Case("three ellipticities", lambda: models.sersic(ellipticity=[0.1, 0.1, 0.1]), ValueError, ("(3,)",), "(e1, e2)"),
+    Case("long ellipticity", lambda: models.sersic(ellipticity=[0.8, 0.7]), ValueError, ("shorter than 1",), "correct"),
+    Case(
+        "two shapes", lambda: models.sersic(ellipticity=[0.1, 0.0], q=0.5), ValueError, ("either ellipticity or q",),
+        "leave one of them out",
+    ),
+    Case(
+        "two shapes of a light", lambda: models.Sersic(1, 2, 3, 4, 1, q=0.5, ellipticity=[0.1, 0.0]), ValueError,
+        ("Sersic", "either ellipticity or q"), "leave one of them out",
+    ),
+    Case(
+        "shape of a light's ellipticity", lambda: models.Sersic(1, 2, 3, 4, 1, ellipticity=0.3), ValueError,
+        ("(..., 2)",), "(e1, e2)",
+    ),
+    Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
+    Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),
+    Case(
+        "size as a vector", lambda: bp.Scene(BLANK, g=models.sersic(r_eff=[1.0, 2.0])), ValueError, ("r_eff", "(2,)"),
+        "one number",
+    ),
+    Case(
+        "prior over a vector", lambda: bp.Scene(BLANK, g=models.sersic(flux=dist.LogNormal(1.0, 1.0).expand([2]).to_event(1))),
+        ValueError, ("flux", "(2,)"), "one number",
+    ),
+    Case(
+        "scalar prior of ellipticity", lambda: bp.Scene(BLANK, g=models.sersic(ellipticity=dist.Normal(0.0, 0.1))),
+        ValueError, ("ellipticity", "()"), "(e1, e2)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.label)
+def test_malformed_component_is_refused_with_a_remedy(case):
+    assert_refused(case)
+
+
+@by_name(CATALOGUE)
+def test_unknown_parameter_is_refused_by_python(row):
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        row.function(sersic_index=4.0)
