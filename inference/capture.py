@@ -71,13 +71,28 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, *, differentiabl
     # constants One FakeTensorMode for the metadata of all nodes: without it make_fx makes one for each, half of the
     # time of a capture.
     metadata = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-    with unchecked(), temporarily_clear_interpreter_stack(), tracing(metadata):
+    with unchecked(), temporarily_clear_interpreter_stack(), tracing(metadata), _branches_named():
         # a plain function of one argument: make_fx counts those of whatever a wrapper says it wraps
         graph = make_fx(lambda z: function(z))(example.detach().clone())
     if not differentiable:
         _remove_zeros(graph)
     graph = fx.GraphModule(graph, fx_graph_cse(graph.graph))
     return _run_constants_once(graph)
+
+
+@contextmanager
+def _branches_named() -> Iterator[None]:
+    """Turns the failure of a capture at a branch on values into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "value out of a tracing tensor" not in str(error):
+            raise
+        raise ValueError(
+            "expected a model that does the same operations whatever the values; this one reads a number out of a "
+            "tensor "
+            "(a branch like `if x > 0`, float(x) or x.item()); write the branch as torch.where"
+        ) from error
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _NEAR, _SLOW = (
     1.0,
     0.1,
 )  # below this decrement, and when it falls by less than this factor, the exact Hessian takes over
+_SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
 
 
@@ -104,7 +105,7 @@ def _climb(posterior: Posterior, z: Tensor) -> tuple[Tensor, bool, float, int, s
     previous = float("inf")
     exact: Tensor | None = None
     for iteration in range(1, _MAX_ITERATIONS + 1):
-        curvature = information + _positive_part(prior) if exact is None else exact
+        curvature = _curvature(information, prior) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
         _, decrement = _solve(curvature, gradient, scale, 0.0)
         if decrement < _DECREMENT:
@@ -162,36 +163,45 @@ def _solve(curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float) -
     return step, float(gradient @ step)
 
 
-def _positive_part(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
-    return (vectors * values.clamp(min=0)) @ vectors.T
+def _curvature(information: Tensor, prior: Tensor) -> Tensor:
+    """Information plus prior; where that isn't positive, its eigenvalues, in units where its diagonal is 1, by "
+    "their size."""
+    total = information + prior
+    total = torch.nan_to_num(0.5 * (total + total.T))
+    root = total.diagonal().abs().clamp(min=1e-30).sqrt()
+    values, vectors = torch.linalg.eigh(total / torch.outer(root, root))
+    if bool(values.min() > 0):
+        return total
+    return ((vectors * values.abs()) @ vectors.T) * torch.outer(root, root)
 
 
 def _finish(posterior: Posterior, z: Tensor, converged: bool, value: float, iterations: int, message: str) -> Fit:
     _, _, information, prior = posterior.expansion(z)
-    gauss_newton = information + _positive_part(prior)
-    size = gauss_newton.diagonal().mean().clamp(min=1e-12)
-    factor, failed = torch.linalg.cholesky_ex(gauss_newton)
-    if bool(failed) or not bool(gauss_newton.isfinite().all()):
-        eye = torch.eye(posterior.size, dtype=z.dtype, device=z.device)
-        gauss_newton = torch.nan_to_num(gauss_newton) + 1e-8 * size * eye
-        factor = torch.linalg.cholesky(gauss_newton)
-        converged = False
-        message += (
-            " The curvature is singular: the data and the priors don't determine every parameter; hold one, or give it "
-            "a narrower prior."
-        )
+    gauss_newton = _curvature(information, prior)
+    root = gauss_newton.diagonal().clamp(min=1e-30).sqrt()
+    normalised = gauss_newton / torch.outer(root, root)
+    singular = bool(torch.linalg.eigvalsh(normalised).min() < _SINGULAR)
+    if singular:
+        # a floor under its eigenvalues, so that there is a matrix to report at all
+        normalised = normalised + _SINGULAR * torch.eye(posterior.size, dtype=z.dtype, device=z.device)
+        gauss_newton = normalised * torch.outer(root, root)
+    factor = torch.linalg.cholesky(gauss_newton)
     relative = _whitened_hessian(posterior, z, factor)
     eigenvalues = torch.linalg.eigvalsh(relative) if bool(relative.isfinite().all()) else torch.zeros(1, dtype=z.dtype)
-    exact = bool(eigenvalues.min() > 1e-6)
+    exact = bool(eigenvalues.min() > 1e-6) and not singular
     hessian = factor @ relative @ factor.T if exact else gauss_newton
-    if converged and not exact:
-        converged = False
-        message += (
-            " But the exact Hessian there isn't positive definite: this is a saddle or a flat direction, not a "
-            "maximum; "
-            "try starts=4 or other starting values."
+    if converged and singular:
+        message = (
+            "Failed: the curvature is singular, the data and the priors don't determine every parameter; hold one, or "
+            f"give it a narrower prior. ({message})"
         )
+    elif converged and not exact:
+        message = (
+            "Failed: the exact Hessian isn't positive definite, this is a saddle or a flat direction and no maximum; "
+            "try "
+            f"starts=4 or other starting values. ({message})"
+        )
+    converged = converged and exact
     nodes = posterior.observed_nodes(z)
     chi2 = [chi_square(node) for node in nodes.values()]
     params, std, covariance, labels = moments_at(posterior, z, 0.5 * (hessian + hessian.T))

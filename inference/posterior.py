@@ -21,18 +21,19 @@ from torch.distributions import biject_to
 
 from bayesprof.inference.allocator import keep_freed_memory
 from bayesprof.inference.capture import Captured, capture, unchecked
-from bayesprof.inference.information import fisher_terms, pointwise_log_prob, same_family
+from bayesprof.inference.information import fisher_terms, pointwise_log_prob, same_family, unwrapped
 
 _PRIOR_DRAWS = 51  # whose median is the start of a parameter that the model gives no starting value for
 
 
 class Site(NamedTuple):
-    """A latent site: its name, the shape of its values, their transform from the unconstrained space, and where it
-    stands in z.
+    """A latent site: its name, the shape and support of its values, their transform from the unconstrained space,
+    and where it stands in z.
     """
 
     name: str
     shape: torch.Size
+    support: Any
     transform: Any
     unconstrained_shape: torch.Size
     place: slice
@@ -97,6 +98,7 @@ class Posterior:
         self.dtype = torch.float64
         self.device = nodes[self.sites[0].name]["value"].device
         self._compiled: dict[str, Callable[..., Any]] = {}
+        self._known = self._with_known_information()
 
     # -- the unconstrained space
 
@@ -119,13 +121,15 @@ class Posterior:
                 raise ValueError(
                     f"{site.name}: expected a value of shape {tuple(site.shape)}, got {tuple(value.shape)}"
                 )
-            if not bool(site.transform.codomain.check(value).all()):
+            if not bool(site.support.check(value).all()):
                 raise ValueError(f"{site.name}: expected a value inside the support of its prior, got {value.tolist()}")
-            parts.append(site.transform.inv(value).reshape(-1))
-        z = torch.cat(parts)
-        if not bool(z.isfinite().all()):
-            raise ValueError("expected values strictly inside the supports of their priors, got one on an edge")
-        return z
+            part = site.transform.inv(value).reshape(-1)
+            if not bool(part.isfinite().all()):
+                raise ValueError(
+                    f"{site.name}: expected a value off the edge of its prior's support, got {value.tolist()}"
+                )
+            parts.append(part)
+        return torch.cat(parts)
 
     def initial(self, values: Mapping[str, Any] | None = None) -> Tensor:
         """`z` to start from: `values` where given, else what the model's ``initial_values()`` says, else the
@@ -219,7 +223,7 @@ class Posterior:
     @cached_property
     def _forward(self) -> Captured:
         """One run of the model, and all that is read off it. Everything below is derived from this graph."""
-        known = self._with_known_information
+        known = self._known
         latent = {site.name for site in self.sites}
 
         def forward(z: Tensor) -> dict[str, Any]:
@@ -240,7 +244,7 @@ class Posterior:
 
     @cached_property
     def _log_density(self) -> Captured:
-        return capture(self._forward.only("log_density"), self._example)
+        return self._forward.only("log_density")
 
     @cached_property
     def _value_and_grad(self) -> Captured:
@@ -252,7 +256,7 @@ class Posterior:
             self._forward.only(key) for key in ("log_density", "log_prior", "log_unknown", "parameters", "weights")
         )
         directions = torch.eye(self.size, dtype=self.dtype, device=self.device)
-        known = self._with_known_information
+        known = self._known
 
         def expansion(z: Tensor) -> Any:
             information = torch.zeros_like(directions)
@@ -304,7 +308,6 @@ class Posterior:
         nodes: dict[str, Any] = dict(trace.nodes)
         return {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
 
-    @cached_property
     def _with_known_information(self) -> list[str]:
         here, there = (self.observed_nodes(self.prior_draw(self.seed + i)) for i in (0, 1))
         return [name for name in self.observed if fisher_terms(here[name]) and same_family(here[name], there[name])]
@@ -345,7 +348,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _is_deterministic(node: Any) -> bool:
-    return node["type"] == "sample" and bool(node["infer"].get("_deterministic"))
+    """Whether a site was computed: by ``pyro.deterministic``, or put in the place of another by a reparametrisation."""
+    if node["type"] != "sample" or not node["is_observed"]:
+        return False
+    base, mask = unwrapped(node["fn"])
+    return bool(node["infer"].get("_deterministic")) or (isinstance(base, dist.Delta) and mask is False)
 
 
 def _latent_sites(traces: list[Any]) -> tuple[Site, ...]:
@@ -372,7 +379,7 @@ def _latent_sites(traces: list[Any]) -> tuple[Site, ...]:
                 "Draw it on a fixed support and scale it: u = pyro.sample('u', Uniform(0, 1)), then pyro.deterministic"
             )
         length = unconstrained.numel()
-        sites.append(Site(name, value.shape, transform, unconstrained.shape, slice(start, start + length)))
+        sites.append(Site(name, value.shape, support, transform, unconstrained.shape, slice(start, start + length)))
         start += length
     if not sites:
         raise ValueError(

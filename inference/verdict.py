@@ -46,11 +46,19 @@ def judge(idata: az.InferenceData, *, names: list[str], target_acceptance: float
         return Verdict(
             f"{chains} chains of {draws} draws are too few to judge; take more draws", np.nan, np.nan, np.nan
         )
-    constant = [name for name in names if float(posterior[name].std(["chain", "draw"]).min()) == 0]
-    if constant:
+    broken = [name for name in names if not np.isfinite(posterior[name].values).all()]
+    if broken:
+        text = f"draws of {', '.join(broken)} aren't finite; look for a division by zero or a log of zero in the model"
+        return Verdict(text, np.nan, np.nan, np.nan)
+    still = {name: (posterior[name].std("draw") == 0).values for name in names}
+    stuck = [name for name, chains_still in still.items() if chains_still.any()]
+    if stuck:
         failures.append(
-            f"{', '.join(constant)} never moved; the sampler is stuck: start it from a fit (init=inference.lm(model))"
+            f"a chain of {', '.join(stuck)} never moved; the sampler is stuck: start it from a fit "
+            "(init=inference.lm(model))"
         )
+    if any(chains_still.all() for chains_still in still.values()):
+        return Verdict("; ".join(failures), np.nan, np.nan, np.nan)
     r_hat, worst = _extreme(az.rhat(posterior), np.nanmax) if chains > 1 else (np.nan, "")
     ess_bulk, bulk = _extreme(az.ess(posterior, method="bulk"), np.nanmin)
     ess_tail, tail = _extreme(az.ess(posterior, method="tail"), np.nanmin)

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-# Set before the libraries are loaded: the tests' arrays are small, so threads cost more than they bring, and one thread sums in one
-# order, so that what is claimed to be equal to the last digits doesn't depend on the machine.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +13,13 @@ import torch
 
 import bayesprof as bp
 
+# The tests' arrays are small, so threads cost more than they bring, and one thread sums in one order: what is claimed
+# to be equal to the last digits doesn't depend on the machine.
 torch.set_num_threads(1)
 
 with warnings.catch_warnings():
-    # The first forward derivative loads this module, which warns that torch's own torch.jit.script is deprecated. Loaded here, the
-    # warning can't turn into an error in whichever test comes first.
+    # The first forward derivative loads this module, which warns that torch's own torch.jit.script is deprecated.
+    # Loaded here, the warning can't turn into an error in whichever test comes first.
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch._decomp.decompositions_for_jvp
 

@@ -1,7 +1,7 @@
 """Images computed by other means than ours, for the tests of the renderer and for benchmarks/accuracy.py.
 
-- `convolved`: with a Moffat PSF, in Fourier space over a period several times larger than the image, with the closed form of the Moffat
-  transform, explicit aliases, and the light of the periodic copies taken off one by one.
+- `convolved`: with a Moffat PSF, in Fourier space over a period several times larger than the image, with the closed
+  form of the Moffat transform, explicit aliases, and the light of the periodic copies taken off one by one.
 - `integrated`: without a PSF, by real-space quadrature over cells that shrink towards the centre.
 - `galsim_image`: GalSim with tightened accuracy parameters; None where it needs too large a transform.
 - `hankel_transform`: the transform of a Sersic profile by quadrature of its definition.
@@ -44,7 +44,10 @@ class Source:
         return float(gammaincc(2 * self.n, gammaincinv(2 * self.n, 0.5) * (radius / self.r_eff) ** (1 / self.n)))
 
     def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-        """Fourier transform, without the shift; `sersic_transform` (itself tested against `hankel_transform`) between dense nodes."""
+        """Fourier transform, without the shift.
+
+        `sersic_transform`, itself tested against `hankel_transform`, between dense nodes.
+        """
         cos, sin = math.cos(self.theta), math.sin(self.theta)
         kappa = self.r_eff * np.hypot(kx * cos + ky * sin, self.q * (ky * cos - kx * sin))
         log_nodes = np.linspace(math.log(1e-4), math.log(kappa.max() * 1.01), 1500)
@@ -93,7 +96,9 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(found, dtype=float) - expected) / np.linalg.norm(expected))
 
 
-def convolved(source: Source | tuple[float, float], psf: Moffat, shape: tuple[int, int], *, period: int = 512) -> np.ndarray:
+def convolved(
+    source: Source | tuple[float, float], psf: Moffat, shape: tuple[int, int], *, period: int = 512
+) -> np.ndarray:
     """Image of a source, or of a point of flux 1 at (x, y), seen through the PSF and integrated over pixels."""
     x0, y0 = (source.x, source.y) if isinstance(source, Source) else source
     ny, nx = shape
@@ -152,7 +157,11 @@ def galsim_image(
     import galsim
 
     settings = galsim.GSParams(
-        folding_threshold=folding, maxk_threshold=1e-5, kvalue_accuracy=1e-8, stepk_minimum_hlr=20, maximum_fft_size=largest
+        folding_threshold=folding,
+        maxk_threshold=1e-5 if psf is not None else 1e-7,  # nothing but the profile itself falls off without a PSF
+        kvalue_accuracy=1e-8,
+        stepk_minimum_hlr=20,
+        maximum_fft_size=largest,
     )
     light = galsim.Sersic(source.n, half_light_radius=source.r_eff * math.sqrt(source.q), gsparams=settings)
     light = light.shear(q=source.q, beta=source.theta * galsim.radians)
@@ -170,12 +179,14 @@ def galsim_image(
 
 
 def hankel_transform(kappa: float, n: float) -> float:
-    """Transform of the circular Sersic profile with unit flux and r_eff: Gauss-Legendre between the zeros of the Bessel function."""
+    """Transform of the circular Sersic profile with unit flux and r_eff: Gauss-Legendre, half a period at a time."""
     b = gammaincinv(2 * n, 0.5)
     norm = b ** (2 * n) / (n * gamma(2 * n))
-    last = (45 / b) ** n  # the rest is exp(-45)
+    last = ((80 if kappa < 1 else 55) / b) ** n  # the rest is exp(-80), or oscillates and is exp(-55) at its first zero
     first = min(1 / kappa, last)
-    edges = np.concatenate([[0.0], np.geomspace(1e-12 * first, first, 60), np.arange(first, last, math.pi / kappa)[1:], [last]])
+    edges = np.concatenate(
+        [[0.0], np.geomspace(1e-12 * first, first, 60), np.arange(first, last, math.pi / kappa)[1:], [last]]
+    )
     nodes, weights = np.polynomial.legendre.leggauss(24)
     total = 0.0
     for low, high in zip(np.array_split(edges[:-1], 50), np.array_split(edges[1:], 50), strict=True):

@@ -87,7 +87,9 @@ def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
 def test_catalogue_is_the_whole_of_models():
     functions = {name for name in models.__all__ if name.islower()}
     assert functions == {row.name for row in CATALOGUE}
-    assert {name for name in models.__all__ if not name.islower()} == {row.light.__name__ for row in CATALOGUE} | {"Ellipticity"}
+    assert {name for name in models.__all__ if not name.islower()} == {row.light.__name__ for row in CATALOGUE} | {
+        "Ellipticity"
+    }
 
 
 @by_name(CATALOGUE)
@@ -192,16 +194,24 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
     for name, value in row.values.items():
         held = nodes_of(row.function(**{name: value}), image)
         assert name not in held
-        priors = {"ellipticity": models.Ellipticity(0.2), "r_eff": dist.LogNormal(1.0, 0.1), "n": dist.Uniform(0.5, 4.0)}
+        priors = {
+            "ellipticity": models.Ellipticity(0.2),
+            "r_eff": dist.LogNormal(1.0, 0.1),
+            "n": dist.Uniform(0.5, 4.0),
+        }
         prior = priors.get(name, dist.Normal(value, 0.1) if name != "ellipticity" else None)
         assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
     held = row.function(**row.values).bind(image)
     assert [name for name in nodes_of(row.function(**row.values), image) if name not in ("q", "theta")] == []
-    torch.testing.assert_close(renderer_for(image)(held()), renderer_for(image)(row.light(**row.values)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        renderer_for(image)(held()), renderer_for(image)(row.light(**row.values)), rtol=1e-12, atol=1e-12
+    )
 
 
 @by_name(CATALOGUE)
-@pytest.mark.parametrize("kind", [float, np.float32, torch.tensor, np.asarray], ids=["float", "numpy", "tensor", "array"])
+@pytest.mark.parametrize(
+    "kind", [float, np.float32, torch.tensor, np.asarray], ids=["float", "numpy", "tensor", "array"]
+)
 def test_held_values_of_every_number_type_give_the_same_image(kind, row, image):
     values = {name: value if name == "ellipticity" else kind(value) for name, value in row.values.items()}
     bound = row.function(**values).bind(image)
@@ -279,7 +289,9 @@ def test_rendered_sersic_agrees_with_oversampled_astropy(n):
     fine = 40
     y, x = ((np.arange(size * fine) + 0.5) / fine - 0.5 for size in (24, 33))
     expected = reference(*np.meshgrid(x, y)).reshape(24, fine, 33, fine).mean(axis=(1, 3))
-    image = renderer_for(bp.Image(np.zeros((24, 33))))(models.Sersic(15.3, 11.6, 100.0, 3.0, n, q=0.6, theta=0.7)).numpy()
+    image = renderer_for(bp.Image(np.zeros((24, 33))))(
+        models.Sersic(15.3, 11.6, 100.0, 3.0, n, q=0.6, theta=0.7)
+    ).numpy()
     assert np.linalg.norm(image - expected) / np.linalg.norm(expected) < 3e-4  # that of the 40x40 points of a pixel
 
 
@@ -299,7 +311,10 @@ def test_b_of_n_agrees_with_scipy():
 def test_named_profiles_are_sersic_profiles(light, n, with_psf, moffat_psf):
     render = renderer_for(bp.Image(np.zeros((26, 33)), psf=moffat_psf if with_psf else None))
     shape = {"q": 0.4, "theta": 1.1}
-    found, expected = render(light(15.3, 11.6, 100.0, 3.0, **shape)), render(models.Sersic(15.3, 11.6, 100.0, 3.0, n, **shape))
+    found, expected = (
+        render(light(15.3, 11.6, 100.0, 3.0, **shape)),
+        render(models.Sersic(15.3, 11.6, 100.0, 3.0, n, **shape)),
+    )
     # 5e-7 of the flux is what the table of the transform promises
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * float(expected.norm()))
 
@@ -320,7 +335,9 @@ def test_skies_follow_their_formulas(image):
     np.testing.assert_allclose(render(models.PlaneSky(2.5, 0.03, -0.02)), plane, rtol=1e-13)
 
 
-@pytest.mark.parametrize("rows", [("sersic", "flat_sky"), ("exponential", "plane_sky"), ("de_vaucouleurs",), ("point_source",)])
+@pytest.mark.parametrize(
+    "rows", [("sersic", "flat_sky"), ("exponential", "plane_sky"), ("de_vaucouleurs",), ("point_source",)]
+)
 def test_fit_recovers_what_was_simulated(rows, simulated):
     chosen = [row for row in CATALOGUE if row.name in rows]
     held = {"sky": models.flat_sky(level=0.0)} if len(rows) == 1 else {}
@@ -344,8 +361,11 @@ MALFORMED = [
     Case("list of text", lambda: models.flat_sky(level=["a"]), TypeError, ("flat_sky: level", "list"), "default prior"),
     Case("distribution class", lambda: models.sersic(x=dist.Normal), TypeError, ("sersic: x",), "a Pyro distribution"),
     Case(
-        "torch distribution", lambda: models.sersic(n=torch.distributions.Normal(2.0, 1.0)), TypeError,
-        ("torch.distributions.Normal",), "pyro.distributions.Normal",
+        "torch distribution",
+        lambda: models.sersic(n=torch.distributions.Normal(2.0, 1.0)),
+        TypeError,
+        ("torch.distributions.Normal",),
+        "pyro.distributions.Normal",
     ),
     Case("n too large", lambda: models.sersic(n=12.0), ValueError, ("n in [0.25, 10.0]", "12.0"), "correct the value"),
     Case("n NaN", lambda: models.sersic(n=math.nan), ValueError, ("n in [0.25, 10.0]", "nan"), "give a prior"),
@@ -363,32 +383,50 @@ MALFORMED = [
     Case("three ellipticities", lambda: models.sersic(ellipticity=[0.1, 0.1, 0.1]), ValueError, ("(3,)",), "(e1, e2)"),
     Case("long ellipticity", lambda: models.sersic(ellipticity=[0.8, 0.7]), ValueError, ("shorter than 1",), "correct"),
     Case(
-        "two shapes", lambda: models.sersic(ellipticity=[0.1, 0.0], q=0.5), ValueError, ("either ellipticity or q",),
+        "two shapes",
+        lambda: models.sersic(ellipticity=[0.1, 0.0], q=0.5),
+        ValueError,
+        ("either ellipticity or q",),
         "leave one of them out",
     ),
     Case(
-        "two shapes of a light", lambda: models.Sersic(1, 2, 3, 4, 1, q=0.5, ellipticity=[0.1, 0.0]), ValueError,
-        ("Sersic", "either ellipticity or q"), "leave one of them out",
+        "two shapes of a light",
+        lambda: models.Sersic(1, 2, 3, 4, 1, q=0.5, ellipticity=[0.1, 0.0]),
+        ValueError,
+        ("Sersic", "either ellipticity or q"),
+        "leave one of them out",
     ),
     Case(
-        "shape of a light's ellipticity", lambda: models.Sersic(1, 2, 3, 4, 1, ellipticity=0.3), ValueError,
-        ("(..., 2)",), "(e1, e2)",
+        "shape of a light's ellipticity",
+        lambda: models.Sersic(1, 2, 3, 4, 1, ellipticity=0.3),
+        ValueError,
+        ("(..., 2)",),
+        "(e1, e2)",
     ),
     Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
     Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),
     Case(
-        "size as a vector", lambda: bp.Scene(BLANK, g=models.sersic(r_eff=[1.0, 2.0])), ValueError, ("r_eff", "(2,)"),
+        "size as a vector",
+        lambda: bp.Scene(BLANK, g=models.sersic(r_eff=[1.0, 2.0])),
+        ValueError,
+        ("r_eff", "(2,)"),
         "one number",
     ),
     Case(
-        "prior over a vector", lambda: bp.Scene(BLANK, g=models.sersic(flux=dist.LogNormal(1.0, 1.0).expand([2]).to_event(1))),
-        ValueError, ("flux", "(2,)"), "one number",
+        "prior over a vector",
+        lambda: bp.Scene(BLANK, g=models.sersic(flux=dist.LogNormal(1.0, 1.0).expand([2]).to_event(1))),
+        ValueError,
+        ("flux", "(2,)"),
+        "one number",
     ),
     Case(
-        "scalar prior of ellipticity", lambda: bp.Scene(BLANK, g=models.sersic(ellipticity=dist.Normal(0.0, 0.1))),
-        ValueError, ("ellipticity", "()"), "(e1, e2)",
+        "scalar prior of ellipticity",
+        lambda: bp.Scene(BLANK, g=models.sersic(ellipticity=dist.Normal(0.0, 0.1))),
+        ValueError,
+        ("ellipticity", "()"),
+        "(e1, e2)",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.label)

@@ -1,4 +1,4 @@
-"""Inference on any Pyro model: the posterior density, its curvature, the fit, the sampler and the verdict, against known answers."""
+"""Inference on any Pyro model against known answers: density, curvature, fit, sampler, export and verdict."""
 
 from __future__ import annotations
 
@@ -129,10 +129,18 @@ def scene(simulated) -> bp.Scene:
 MODELS: dict[str, Callable[[], Any]] = {
     model.__name__: model
     for model in (
-        linear_regression, noisy_regression, eight_schools, nested_plates, robust_regression, poisson_regression,
-        logistic_regression, constrained, masked_scaled_and_factored, single_precision,
+        linear_regression,
+        noisy_regression,
+        eight_schools,
+        nested_plates,
+        robust_regression,
+        poisson_regression,
+        logistic_regression,
+        constrained,
+        masked_scaled_and_factored,
+        single_precision,
     )
-}  # fmt: skip
+}
 
 
 def latent_nodes(model: Callable[[], Any]) -> dict[str, Any]:
@@ -305,31 +313,53 @@ def nothing_latent():
 REFUSED = [
     Case("discrete", lambda: Posterior(discrete), ValueError, ("kind", "discrete Bernoulli"), "sum it out"),
     Case("dynamic support", lambda: Posterior(dynamic_support), ValueError, ("below", "fixed support"), "scale it"),
-    Case("nothing latent", lambda: Posterior(nothing_latent), ValueError, ("at least one latent site",), "held or observed"),
+    Case(
+        "nothing latent",
+        lambda: Posterior(nothing_latent),
+        ValueError,
+        ("at least one latent site",),
+        "held or observed",
+    ),
     Case("no model", lambda: Posterior(3), TypeError, ("Pyro model", "int"), "a function"),
     Case(
-        "missing value", lambda: Posterior(eight_schools).unconstrain({"mu": 0.0}), ValueError, ("tau", "raw"),
+        "missing value",
+        lambda: Posterior(eight_schools).unconstrain({"mu": 0.0}),
+        ValueError,
+        ("tau", "raw"),
         "every latent site",
     ),
     Case(
-        "value of a wrong shape", lambda: Posterior(linear_regression).unconstrain({"beta": [1.0, 2.0]}), ValueError,
-        ("beta", "(2,)"), "(3,)",
+        "value of a wrong shape",
+        lambda: Posterior(linear_regression).unconstrain({"beta": [1.0, 2.0]}),
+        ValueError,
+        ("beta", "(2,)"),
+        "(3,)",
     ),
     Case(
-        "value outside its support", lambda: inference.lm(noisy_regression, init={"sigma": -1.0}), ValueError,
-        ("sigma", "-1.0"), "inside the support",
+        "value outside its support",
+        lambda: inference.lm(noisy_regression, init={"sigma": -1.0}),
+        ValueError,
+        ("sigma", "-1.0"),
+        "inside the support",
     ),
-    Case("start of no site", lambda: inference.lm(linear_regression, init={"gamma": 1.0}), ValueError, ("gamma",), "beta"),
+    Case(
+        "start of no site", lambda: inference.lm(linear_regression, init={"gamma": 1.0}), ValueError, ("gamma",), "beta"
+    ),
     Case("no starts", lambda: inference.lm(linear_regression, starts=0), ValueError, ("starts >= 1",), "got 0"),
     Case("no draws", lambda: inference.nuts(linear_regression, draws=0), ValueError, ("draws >= 1",), "got 0"),
     Case("short warmup", lambda: inference.nuts(linear_regression, warmup=3), ValueError, ("warmup >= 20",), "got 3"),
     Case("chains", lambda: inference.nuts(linear_regression, chains=1.5), ValueError, ("chains >= 1",), "got 1.5"),
     Case(
-        "acceptance", lambda: inference.nuts(linear_regression, target_acceptance=1.0), ValueError,
-        ("target_acceptance",), "between 0 and 1",
+        "acceptance",
+        lambda: inference.nuts(linear_regression, target_acceptance=1.0),
+        ValueError,
+        ("target_acceptance",),
+        "between 0 and 1",
     ),
-    Case("compile", lambda: inference.nuts(linear_regression, compile="yes"), ValueError, ("compile", "'yes'"), "'auto'"),
-]  # fmt: skip
+    Case(
+        "compile", lambda: inference.nuts(linear_regression, compile="yes"), ValueError, ("compile", "'yes'"), "'auto'"
+    ),
+]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.label)
@@ -353,7 +383,9 @@ def exact_hessian(model: Callable[[], Any], z: Tensor) -> Tensor:
     return -torch.autograd.functional.hessian(lambda v: pyros_log_density(model, v), z)
 
 
-@pytest.mark.parametrize("model", [linear_regression, poisson_regression, logistic_regression], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "model", [linear_regression, poisson_regression, logistic_regression], ids=lambda m: m.__name__
+)
 def test_information_and_prior_add_up_to_the_exact_hessian(model):
     """Where the model is linear in the natural parameters, the Fisher information is the Hessian."""
     posterior = Posterior(model)
@@ -445,7 +477,7 @@ def test_fit_in_single_precision_reaches_the_mean():
 
 
 def test_fit_of_a_conjugate_model_is_the_known_mode_and_curvature():
-    """Gamma prior, Poisson counts: in the log of the rate the posterior has its mode at shape / rate, and curvature shape."""
+    """Gamma prior, Poisson counts: in the log of the rate the mode is at shape / rate, with curvature shape."""
 
     def model():
         rate = pyro.sample("rate", dist.Gamma(double(2.0), 0.5))
@@ -621,20 +653,37 @@ def scene_draws(simulated) -> az.InferenceData:
 
 def test_result_has_every_group_with_named_dimensions(scene_draws):
     assert set(scene_draws.groups()) == {
-        "posterior", "sample_stats", "log_likelihood", "prior", "prior_predictive", "posterior_predictive",
-        "observed_data", "constant_data",
-    }  # fmt: skip
+        "posterior",
+        "sample_stats",
+        "log_likelihood",
+        "prior",
+        "prior_predictive",
+        "posterior_predictive",
+        "observed_data",
+        "constant_data",
+    }
     posterior = scene_draws.posterior
     assert set(posterior.data_vars) == {
-        "sky.level", "galaxy.flux", "galaxy.r_eff", "galaxy.ellipticity", "galaxy.q", "galaxy.theta",
-    }  # fmt: skip
+        "sky.level",
+        "galaxy.flux",
+        "galaxy.r_eff",
+        "galaxy.ellipticity",
+        "galaxy.q",
+        "galaxy.theta",
+    }
     assert posterior["galaxy.ellipticity"].dims == ("chain", "draw", "ellipticity_component")
     assert list(posterior["ellipticity_component"].values) == ["e1", "e2"]
     assert dict(posterior.sizes) == {"chain": 2, "draw": 100, "ellipticity_component": 2}
     assert posterior["galaxy.r_eff"].attrs["units"] == "pixel"
     assert set(scene_draws.sample_stats.data_vars) == {
-        "lp", "energy", "acceptance_rate", "step_size", "tree_depth", "n_steps", "diverging",
-    }  # fmt: skip
+        "lp",
+        "energy",
+        "acceptance_rate",
+        "step_size",
+        "tree_depth",
+        "n_steps",
+        "diverging",
+    }
     assert scene_draws.observed_data["image"].dims == ("y", "x")
     assert scene_draws.posterior_predictive["image"].dims == ("chain", "draw", "y", "x")
     assert scene_draws.prior_predictive["image"].shape[-2:] == (26, 33)
@@ -680,7 +729,9 @@ def test_models_that_are_no_scenes_are_exported_too(tmp_path):
 
 def judged(values: np.ndarray, **stats: np.ndarray) -> inference.Verdict:
     """Verdict on draws of one site, shape (chains, draws)."""
-    return inference.judge(az.from_dict(posterior={"x": values}, sample_stats=stats or None), names=["x"], target_acceptance=0.7)
+    return inference.judge(
+        az.from_dict(posterior={"x": values}, sample_stats=stats or None), names=["x"], target_acceptance=0.7
+    )
 
 
 def independent(chains: int = 4, draws: int = 500) -> np.ndarray:
@@ -715,7 +766,19 @@ def drift() -> np.ndarray:
         (independent(), {"acceptance_rate": np.full((4, 500), 0.2)}, ("acceptance is 0.20", "0.70", "warmup")),
         (np.where(np.arange(500) == 7, np.nan, independent()), {}, ()),
     ],
-    ids=["modes", "stuck chain", "stuck", "drift", "few", "one chain", "too few", "divergent", "energy", "acceptance", "NaN"],
+    ids=[
+        "modes",
+        "stuck chain",
+        "stuck",
+        "drift",
+        "few",
+        "one chain",
+        "too few",
+        "divergent",
+        "energy",
+        "acceptance",
+        "NaN",
+    ],
 )
 def test_failure_is_named_with_its_remedy(values, stats, words):
     verdict = judged(values, **stats)

@@ -141,8 +141,13 @@ def test_a_function_that_draws_and_returns_light_is_a_component(image):
     scene = bp.Scene(image, sky=models.flat_sky(), galaxy=bulge_and_disk)
     trace = poutine.trace(scene).get_trace()
     assert trace.stochastic_nodes == [
-        "sky.level", "galaxy.x", "galaxy.y", "galaxy.flux", "galaxy.bulge_to_total", "galaxy.r_bulge",
-    ]  # fmt: skip
+        "sky.level",
+        "galaxy.x",
+        "galaxy.y",
+        "galaxy.flux",
+        "galaxy.bulge_to_total",
+        "galaxy.r_bulge",
+    ]
     values = {"x": 17.3, "y": 11.8, "flux": 300.0, "bulge_to_total": 0.25, "r_bulge": 0.9}
     params = {"sky.level": 1.0, **{f"galaxy.{name}": value for name, value in values.items()}}
     parts = models.Sersic(17.3, 11.8, 75.0, 0.9, 4.0) + models.Sersic(17.3, 11.8, 225.0, 2.7, 1.0, q=0.6, theta=0.4)
@@ -284,9 +289,13 @@ def test_masked_pixels_change_nothing(likelihood, counts_image):
         data[mask] = filling
         image = bp.Image(data, gain=2.5, read_noise=3.0, subtracted_sky=30.0, mask=mask, psf=counts_image.psf)
         scene = bp.Scene(
-            image, likelihood=likelihood, sky=models.flat_sky(level=dist.Normal(0.0, 1.0)),
-            galaxy=models.sersic(x=17.3, y=11.8, ellipticity=ELLIPTICITY, r_eff=3.0, n=1.5, flux=dist.LogNormal(6.0, 1.0)),
-        )  # fmt: skip
+            image,
+            likelihood=likelihood,
+            sky=models.flat_sky(level=dist.Normal(0.0, 1.0)),
+            galaxy=models.sersic(
+                x=17.3, y=11.8, ellipticity=ELLIPTICITY, r_eff=3.0, n=1.5, flux=dist.LogNormal(6.0, 1.0)
+            ),
+        )
         values = {name: truth_by_site()[name].requires_grad_() for name in ("sky.level", "galaxy.flux")}
         trace = poutine.trace(poutine.condition(scene, data=values)).get_trace()
         log_density = trace.log_prob_sum()
@@ -320,9 +329,7 @@ def test_float32_scene_agrees_with_float64(image):
         {name: value.to(kind.dtype).requires_grad_() for name, value in truth_by_site().items()}
         for kind in (image, single)
     ]
-    traces = [
-        poutine.trace(poutine.condition(s, data=v)).get_trace() for s, v in zip(scenes, values, strict=True)
-    ]
+    traces = [poutine.trace(poutine.condition(s, data=v)).get_trace() for s, v in zip(scenes, values, strict=True)]
     for trace in traces:
         trace.log_prob_sum().backward()
     nodes = [trace.nodes["image"]["fn"].base_dist.base_dist.loc for trace in traces]
@@ -337,15 +344,18 @@ def test_float32_scene_agrees_with_float64(image):
 
 def test_float32_scene_with_mixed_priors_keeps_its_dtype(image):
     scene = bp.Scene(
-        image.to(torch.float32), sky=models.flat_sky(level=2),
+        image.to(torch.float32),
+        sky=models.flat_sky(level=2),
         galaxy=models.sersic(n=dist.LogNormal(0.7, 0.4), x=dist.Normal(torch.tensor(17.0, dtype=torch.float64), 1.0)),
-    )  # fmt: skip
+    )
     assert poutine.trace(scene).get_trace().nodes["_RETURN"]["value"].dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_scene_on_cuda_agrees_with_cpu(image):
-    scenes = [bp.Scene(kind, sky=models.flat_sky(), galaxy=models.sersic()) for kind in (image, image.to(device="cuda"))]
+    scenes = [
+        bp.Scene(kind, sky=models.flat_sky(), galaxy=models.sersic()) for kind in (image, image.to(device="cuda"))
+    ]
     images = [scene.predict(truth_by_site()).cpu() for scene in scenes]
     torch.testing.assert_close(images[1], images[0], rtol=1e-9, atol=1e-9)
 
@@ -369,34 +379,54 @@ MALFORMED = [
     Case("no components", scene_of(), ValueError, ("at least one component",), "galaxy=models.sersic()"),
     Case("dotted name", scene_of(**{"a.b": SKY}), ValueError, ("'a.b'",), "rename"),
     Case("slashed name", scene_of(**{"a/b": SKY}), ValueError, ("'a/b'",), "rename"),
-    Case("name of the image", scene_of(blank(name="sky"), sky=SKY), ValueError, ("'sky'", "name of the image"), "name="),
+    Case(
+        "name of the image", scene_of(blank(name="sky"), sky=SKY), ValueError, ("'sky'", "name of the image"), "name="
+    ),
     Case("light", scene_of(sky=models.FlatSky(1.0)), TypeError, ("'sky'", "is a light"), "lambda: light"),
     Case("number", scene_of(sky=3.0), TypeError, ("'sky'", "float"), "models.sersic()"),
     Case("no light", scene_of(sky=lambda: 3.0), TypeError, ("'sky'", "returned float"), "return models.Sersic"),
     Case("nothing returned", scene_of(sky=lambda: None), TypeError, ("'sky'", "NoneType"), "return models.Sersic"),
     Case("no noise", scene_of(blank(sigma=None), sky=SKY), ValueError, ("gaussian", "noise"), "read_noise"),
     Case(
-        "no noise for student_t", scene_of(blank(sigma=None), likelihood="student_t", sky=SKY), ValueError, ("student_t",),
+        "no noise for student_t",
+        scene_of(blank(sigma=None), likelihood="student_t", sky=SKY),
+        ValueError,
+        ("student_t",),
         "sigma",
     ),
     Case("likelihood unknown", scene_of(likelihood="cash", sky=SKY), ValueError, ("'cash'", "poisson"), "a function"),
     Case("likelihood number", scene_of(likelihood=3, sky=SKY), TypeError, ("likelihood", "int"), "a function"),
     Case(
-        "negative counts", scene_of(bp.Image(np.where(np.eye(20, 30) > 0, -1.0, 2.0)), likelihood="poisson", sky=SKY),
-        ValueError, ("20 negative", "[0, 0]"), "subtracted_sky=",
+        "negative counts",
+        scene_of(bp.Image(np.where(np.eye(20, 30) > 0, -1.0, 2.0)), likelihood="poisson", sky=SKY),
+        ValueError,
+        ("20 negative", "[0, 0]"),
+        "subtracted_sky=",
     ),
     Case("star without PSF", scene_of(star=models.point_source()), ValueError, ("point source", "PSF"), "psf"),
-    Case("missing value", lambda: bp.Scene(blank(), sky=models.flat_sky()).predict(), ValueError, ("sky.level",), "params="),
     Case(
-        "unknown component", lambda: bp.Scene(blank(), sky=SKY).predict(components=["disk"]), ValueError, ("disk", "sky"),
+        "missing value",
+        lambda: bp.Scene(blank(), sky=models.flat_sky()).predict(),
+        ValueError,
+        ("sky.level",),
+        "params=",
+    ),
+    Case(
+        "unknown component",
+        lambda: bp.Scene(blank(), sky=SKY).predict(components=["disk"]),
+        ValueError,
+        ("disk", "sky"),
         "it has",
     ),
     Case("params list", lambda: bp.Scene(blank(), sky=SKY).predict([1.0]), TypeError, ("mapping", "list"), "a fit"),
     Case(
-        "unknown parameter", lambda: bp.Scene(blank(), sky=models.flat_sky()).predict({"sky.level": 0.0, "sky.n": 1.0}),
-        ValueError, ("sky.n",), "it has",
+        "unknown parameter",
+        lambda: bp.Scene(blank(), sky=models.flat_sky()).predict({"sky.level": 0.0, "sky.n": 1.0}),
+        ValueError,
+        ("sky.n",),
+        "it has",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.label)
