@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesprof.grid import chebyshev_interpolation, chebyshev_nodes, per_pixel
-from bayesprof.light import Profile
+from bayesprof.light import Pointlike, Profile
 
 _NODES = 9  # Chebyshev nodes per axis of the image
 _SHELLS = 1  # copies up to this many periods away are taken one by one
@@ -28,10 +28,10 @@ _LOG_REACH = 9.0  # it ends at e^9 times where it starts
 class PeriodicCopies:
     """Where to evaluate a profile, and the maps from the values to the pixels of the image.
 
-    `x`, `y`: points (1, near + far), first the Chebyshev nodes around each near copy and then those of the integral
-    over the rest; `moves`: 1 where a point's offset from the source changes with its position, else 0. `near`: the
-    number of copies. `weight`: of the points of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes):
-    interpolation.
+    `x`, `y`: points (1, near + far): the Chebyshev nodes, as seen from the source itself and from each of its near
+    copies, and then the points of the integral over the rest; `moves`: 1 where a point's offset from the source changes
+    with its position, else 0. `near`: the source and its near copies, a number. `weight`: of the points of the
+    integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation. `period`: pixels, (rows, columns).
     """
 
     x: Tensor
@@ -41,16 +41,37 @@ class PeriodicCopies:
     weight: Tensor
     to_x: Tensor
     to_y: Tensor
+    period: tuple[int, int]
 
-    def __call__(self, source: Profile) -> Tensor:
-        """Sum of the copies of `source` over the image, shape ``batch + (ny, nx)``."""
+    def presence(self, source: Profile | Pointlike) -> Tensor:
+        """1 for a source in the image, falling smoothly to 0 as its centre leaves it by half of the period's margin.
+
+        Further out one of its copies would enter the image from the other side. Shape ``batch``.
+        """
+        presence = torch.ones_like(source.x)
+        for position, matrix, period in ((source.x, self.to_x, self.period[1]), (source.y, self.to_y, self.period[0])):
+            side = matrix.shape[0]
+            quarter = 0.25 * (period - side)
+            outside = ((position - 0.5 * (side - 1)).abs() - 0.5 * (side - 1)) / quarter - 1
+            step = outside.clamp(0, 1)
+            presence = presence * (1 - step**2 * (3 - 2 * step))
+        return presence
+
+    def __call__(self, source: Profile, presence: Tensor) -> Tensor:
+        """What to take off the periodic image of `source` times its `presence`, shape ``batch + (ny, nx)``.
+
+        The copies; and for a source outside, whose presence is below 1, the rest of its light itself, with a
+        minus sign: it is as smooth over the image as a copy.
+        """
         dx = self.x - self.moves * per_pixel(source.x)
         dy = self.y - self.moves * per_pixel(source.y)
         values = source.brightness_at(dx, dy).squeeze(-2)
         nodes_y, nodes_x = self.to_y.shape[1], self.to_x.shape[1]
-        near = values[..., : self.near * nodes_y * nodes_x].unflatten(-1, (self.near, nodes_y, nodes_x)).sum(-3)
+        near = values[..., : self.near * nodes_y * nodes_x].unflatten(-1, (self.near, nodes_y, nodes_x))
         far = values[..., self.near * nodes_y * nodes_x :] @ self.weight
-        return self.to_y @ (near + per_pixel(far)) @ self.to_x.mT
+        itself, copies = near[..., 0, :, :], near[..., 1:, :, :].sum(-3) + per_pixel(far)
+        nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
+        return self.to_y @ nodes @ self.to_x.mT
 
 
 def periodic_copies(
@@ -59,7 +80,7 @@ def periodic_copies(
     """The copies that a transform of `period` (rows, columns) lays over an image of `shape` (ny, nx)."""
     (ny, nx), (rows, columns) = shape, period
     span = range(-_SHELLS, _SHELLS + 1)
-    shift = torch.tensor([(a, b) for a in span for b in span if (a, b) != (0, 0)], dtype=torch.float64)
+    shift = torch.tensor([(0, 0)] + [(a, b) for a in span for b in span if (a, b) != (0, 0)], dtype=torch.float64)
     nodes_y, nodes_x = torch.meshgrid(
         chebyshev_nodes(-0.5, ny - 0.5, _NODES), chebyshev_nodes(-0.5, nx - 0.5, _NODES), indexing="ij"
     )
@@ -75,7 +96,9 @@ def periodic_copies(
         "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _NODES, torch.arange(ny, dtype=torch.float64)),
     }
     return PeriodicCopies(
-        near=len(shift), **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()}
+        near=len(shift),
+        period=period,
+        **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()},
     )
 
 

@@ -5,8 +5,9 @@
 For Sersic indices, sizes and axis ratios over the whole range, off-centre and rotated on a non-square image: with a
 Moffat PSF handed over as its samples, with undersampled PSFs, without a PSF, in float32, and the exact and tabulated
 transforms by themselves. With a PSF the reference is GalSim with tightened accuracy where its transforms fit into
-memory (the column says how often). Else it is an oracle of tests/oracles.py, whose own difference from GalSim, where that
-can be had, is a row of the table. Exits with 1 if an error is above its bound. --quick takes a seventh of the cases.
+memory (the column says how often). Else it is an oracle of tests/oracles.py, whose own difference from GalSim, where
+that can be had, is a row of the table. Exits with 1 if an error is above its bound. --quick takes a seventh of the
+cases.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        return self.worst <= self.bound
+        return bool(self.worst <= self.bound)
 
 
 def sources(quick: bool) -> Iterator[Source]:
@@ -80,7 +81,9 @@ def describe(source: Source) -> str:
 
 def summary(group: str, errors: dict[str, float], bound: float, by_galsim: int = 0) -> Row:
     worst = max(errors, key=lambda case: errors[case])
-    return Row(group, len(errors), by_galsim, float(np.median(list(errors.values()))), errors[worst], bound, worst)
+    return Row(
+        group, len(errors), by_galsim, float(np.median(list(errors.values()))), float(errors[worst]), bound, worst
+    )
 
 
 def renderer(psf: np.ndarray | None, dtype: torch.dtype = torch.float64, **options: object) -> Renderer:
@@ -188,8 +191,9 @@ def main() -> int:
     table = as_markdown(rows)
     print(f"\n{table}\n{time.perf_counter() - start:.0f} s")
     if options.out is not None:
-        as_json = json.dumps([{**asdict(row), "holds": row.holds} for row in rows], indent=2)
-        options.out.write_text(as_json if options.out.suffix == ".json" else table)
+        as_json = options.out.suffix == ".json"
+        found = [{**asdict(row), "holds": row.holds} for row in rows]
+        options.out.write_text(json.dumps(found, indent=2) + "\n" if as_json else table)
     return 0 if all(row.holds for row in rows) else 1
 
 
