@@ -1,8 +1,8 @@
 """Probabilistic programming for galaxy images.
 
 An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model;
-:mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result. Conventions:
-:mod:`bayesprof.grid`.
+:mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result.
+Conventions: :mod:`bayesprof.grid`.
 """
 
 from importlib import import_module

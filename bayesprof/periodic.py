@@ -18,7 +18,7 @@ from bayesprof.grid import chebyshev_interpolation, chebyshev_nodes, per_pixel
 from bayesprof.light import Pointlike, Profile
 
 _NODES = 9  # Chebyshev nodes per axis of the image
-_SHELLS = 1  # copies up to this many periods away are taken one by one
+_SHELLS = 2  # copies up to this many periods away are taken one by one
 _ANGLES = 24  # of the integral over the rest, on half a turn
 _RADII = 16
 _LOG_REACH = 9.0  # it ends at e^9 times where it starts

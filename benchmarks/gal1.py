@@ -163,7 +163,8 @@ def main() -> None:
             stages.append(f"| {name} {stage} | {found['seconds']:.2f} | | | | {found['chi2']:.0f} |")
         for stage, found in report["samplers"].items():
             stages.append(
-                f"| {name} {stage} | {found['seconds']:.1f} | {found['min_ess_bulk']:.0f} | {found['ess_per_second']:.2f} "
+                f"| {name} {stage} | {found['seconds']:.1f} | {found['min_ess_bulk']:.0f} "
+                f"| {found['ess_per_second']:.2f} "
                 f"| {found['r_hat_max']:.3f} | {found['chi2_at_median']:.0f} |"
             )
         rendering += judge_rendering(arguments.data, report, out)

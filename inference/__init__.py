@@ -1,8 +1,8 @@
 """Inference on any Pyro model: a scene, or one of your own.
 
-:func:`lm` finds the maximum of the posterior and its Hessian, in a fraction of a second; :func:`nuts` samples,
-started from it. Both take a model or its :class:`Posterior`, which keeps what was captured for the next call.
-Results of samplers are ``arviz.InferenceData`` with a verdict in ``attrs["verdict"]``.
+:func:`lm` finds the maximum of the posterior and its Hessian, in seconds, and again in a fraction of one;
+:func:`nuts` samples, started from it. Both take a model or its :class:`Posterior`, which keeps what was captured
+for the next call. Results of samplers are ``arviz.InferenceData`` with a verdict in ``attrs["verdict"]``.
 """
 
 from bayesprof.inference.fit import Fit

@@ -87,6 +87,12 @@ def counted(node: Any) -> Tensor:
     return result
 
 
+def degrees_of_freedom(node: Any) -> int:
+    """Number of observed values that count."""
+    base, _ = unwrapped(node["fn"])
+    return int(counted(node).sum()) * base.event_shape.numel()
+
+
 def chi_square(node: Any) -> float | None:
     """Sum of ((value - loc) / scale)^2 over what counts: Normal and Student-t; (value - rate)^2 / rate: Poisson;
     None for others.

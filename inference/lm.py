@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesprof.inference.fit import Fit, moments_at
-from bayesprof.inference.information import chi_square, counted
+from bayesprof.inference.information import chi_square, degrees_of_freedom
 from bayesprof.inference.posterior import Posterior, seeds_from
 
 _MAX_ITERATIONS = 200
@@ -107,9 +107,10 @@ def _climb(posterior: Posterior, z: Tensor) -> tuple[Tensor, bool, float, int, s
     for iteration in range(1, _MAX_ITERATIONS + 1):
         curvature = _curvature(information, prior) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
-        _, decrement = _solve(curvature, gradient, scale, 0.0)
+        step, decrement = _solve(curvature, gradient, scale, 0.0)
         if decrement < _DECREMENT:
-            return z, True, float(value), iteration, f"Converged: Newton decrement {decrement:.1e}."
+            # the step that shows it is known: it makes the end exact
+            return z + step, True, float(value), iteration, f"Converged: Newton decrement {decrement:.1e}."
         if _SLOW * previous < decrement < _NEAR:
             # close to the maximum, but closing in slowly: the data scatter otherwise than the likelihood says
             exact = _exact_hessian(posterior, z, curvature)
@@ -211,7 +212,7 @@ def _finish(posterior: Posterior, z: Tensor, converged: bool, value: float, iter
         covariance=covariance,
         labels=labels,
         chi2=None if not chi2 or None in chi2 else sum(part for part in chi2 if part is not None),
-        dof=sum(int(counted(node).sum()) for node in nodes.values()) - posterior.size,
+        dof=sum(degrees_of_freedom(node) for node in nodes.values()) - posterior.size,
         converged=converged,
         message=message,
         iterations=iterations,
@@ -237,8 +238,8 @@ def _whitened_hessian(posterior: Posterior, z: Tensor, factor: Tensor) -> Tensor
     """Minus the Hessian of the log density in coordinates where the Gauss-Newton matrix, factor factor^T, is the
     unit matrix.
 
-    Central differences of the exact gradient, with steps of a thousandth of a standard deviation: relative error
-    about 1e-6.
+    Central differences of the exact gradient, with steps of a thousandth of a standard deviation: relative error 1e-6
+    for a nearly Gaussian posterior, and a sixth of a millionth of the fourth derivative in general.
     """
     directions = torch.linalg.solve_triangular(factor.T, torch.eye(len(z), dtype=z.dtype, device=z.device), upper=True)
     columns = []

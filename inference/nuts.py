@@ -25,7 +25,7 @@ from bayesprof.inference.posterior import Posterior, seeded, seeds_from
 
 _WARMUP = 150
 _DISPERSION = 1.5  # chains start at this many standard deviations of the Laplace approximation
-_MAX_TREE_DEPTH = 10
+_MAX_TREE_DEPTH = 8  # 255 steps; a posterior that needs more in whitened coordinates wants another parametrisation
 _GRADIENTS_PER_DRAW = 4  # of an almost Gaussian posterior, to guess the work to come
 _WORTH_COMPILING = 40.0  # seconds of that work
 

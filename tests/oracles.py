@@ -158,7 +158,7 @@ def galsim_image(
 
     settings = galsim.GSParams(
         folding_threshold=folding,
-        maxk_threshold=1e-5 if psf is not None else 1e-7,  # nothing but the profile itself falls off without a PSF
+        maxk_threshold=1e-5 if psf is not None else 1e-6,  # nothing but the profile itself falls off without a PSF
         kvalue_accuracy=1e-8,
         stepk_minimum_hlr=20,
         maximum_fft_size=largest,

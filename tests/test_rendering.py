@@ -95,6 +95,14 @@ def test_pixel_integration_agrees_with_galsim(source, pixels):
     assert error(pixels(light(source)), reference) < 1e-4
 
 
+@sources((1.0, 20.0, 0.6, 2.9), (2.5, 20.0, 1.0, 0.0), (4.0, 20.0, 0.6, 2.9))
+def test_large_galaxy_under_a_small_psf_is_exact(source):
+    """A small stamp leaves the transform its smallest period: the periodic copies come closest."""
+    compact = Moffat(3.5, 20.0)
+    bound = 1e-3 if source.n >= 4 else 1e-4
+    assert error(renderer(compact.stamp((31, 31)))(light(source)), convolved(source, compact, SHAPE)) < bound
+
+
 @pytest.mark.parametrize("with_pixel", [True, False], ids=["with pixel", "without pixel"])
 @pytest.mark.parametrize("times", [2, 3])
 @sources((0.5, 0.5, 0.3, 0.4), (4.0, 2.0, 0.6, 2.3), (1.0, 7.0, 1.0, 0.0))

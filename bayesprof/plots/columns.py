@@ -60,14 +60,13 @@ class Column:
 
 
 def columns_of(post: Any, names: Sequence[str] | None) -> list[Column]:
-    """Columns of the sites `names` of an InferenceData: by default all, with q and theta for an ellipticity."""
+    """Columns of the sites `names` of an InferenceData, by default of :func:`default_names`."""
     sites = post.posterior.data_vars
     unknown = [name for name in names or () if name not in sites]
     if unknown:
         raise ValueError(f"corner: the posterior has no site {unknown}; choose names among {list(sites)}")
-    names = _default_names([str(name) for name in sites]) if names is None else names
     columns = []
-    for name in names:
+    for name in default_names(post) if names is None else names:
         draws = sites[name].values
         draws = near_circular_mean(draws) if is_angle(name) else draws
         unit = sites[name].attrs.get("units", "")
@@ -111,8 +110,10 @@ def _shape_derivatives(fit: Any, column: Column) -> np.ndarray:
     return row
 
 
-def _default_names(sites: Sequence[str]) -> list[str]:
-    """`sites` with q and theta in the place of each ellipticity."""
+def default_names(post: Any) -> list[str]:
+    """Sites of a posterior, without those of one value only, and with q and theta in the place of an ellipticity."""
+    draws = post.posterior.data_vars
+    sites = [str(name) for name in draws if float(draws[name].max()) > float(draws[name].min())] or list(draws)
     names: list[str] = []
     for site in sites:
         component, _, parameter = site.rpartition(".")

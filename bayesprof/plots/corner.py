@@ -39,7 +39,7 @@ def corner(
     ----------
     post : arviz.InferenceData
     names : site names, optional
-        What to show; by default every site, with q and theta in place of an ellipticity.
+        What to show; by default every site that isn't constant, with q and theta in place of an ellipticity.
     truths : mapping from site names to values, optional
         Values to mark; sites that aren't shown are passed over.
     fit : Fit, optional
@@ -163,6 +163,8 @@ def _draw_truths(axes: np.ndarray, marks: np.ndarray) -> None:
 def _draw_gaussian(axes: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> None:
     angle = np.linspace(0, 2 * np.pi, 181)
     for i in range(len(mean)):
+        if covariance[i, i] == 0:  # held: no density
+            continue
         _draw_density(axes[i, i], mean[i], math.sqrt(covariance[i, i]))
         for j in range(i):
             block = covariance[np.ix_([j, i], [j, i])]

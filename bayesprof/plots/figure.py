@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.figure
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.labelsize": 10.0,
     "axes.titlesize": 10.0,

@@ -88,11 +88,10 @@ def profile(
             top.plot(
                 rings.radius, brightness(curve), color=colour, lw=1.5, ls="-" if each == name else "--", label=each
             )
-        bottom.errorbar(rings.radius, (mean - total) / error, 1.0, fmt="o", color="k", ms=3, lw=0.8)
-        bottom.axhline(0, color="0.5", lw=0.8)
+        _draw_deviations(bottom, rings.radius, (mean - total) / error)
         _finish(top, bottom, scene.image, f"surface brightness\n[{unit}]")
         floor = np.nanmin(np.where(mean > error, mean - error, error))
-        top.set_ylim(*brightness(np.array([0.7 * floor, 1.5 * max(mean.max(), total.max())])))
+        top.set_ylim(*brightness(np.array([0.7 * floor, 1.5 * max(mean.max(), total.max(), floor)])))
         shape = f", q = {q:.3f}, theta = {theta % math.pi:.3f} rad" if q < 1 else ", circles"
         top.set_title(f"{name}: centre ({x:.2f}, {y:.2f}) pixel{shape}", pad=8)
     return saved(figure, path)
@@ -135,6 +134,15 @@ def _draw_data(
         axis.plot(radius[unseen], limit, "v", color="k", mfc="none", ms=4, label="mean + 2 errors")
 
 
+def _draw_deviations(axis: Axes, radius: np.ndarray, deviation: np.ndarray) -> None:
+    """Data minus model in units of its error, up to 8 of them."""
+    axis.errorbar(radius, deviation, 1.0, fmt="o", color="k", ms=3, lw=0.8)
+    axis.axhline(0, color="0.5", lw=0.8)
+    reach = min(max(3.0, 1.1 * float(np.nanmax(np.abs(deviation)))), 8.0)
+    axis.set_ylim(-reach, reach)
+    axis.set_ylabel("(data - model)\n/ error")
+
+
 def _finish(top: Axes, bottom: Axes, image: Image, label: str) -> None:
     """Scales, labels and legend."""
     for axis in (top, bottom):
@@ -145,13 +153,11 @@ def _finish(top: Axes, bottom: Axes, image: Image, label: str) -> None:
     if image.zeropoint is None or image.pixel_scale is None:
         top.set_yscale("log")
     top.set_ylabel(label)
-    bottom.set_ylabel("(data - model)\n/ error")
     bottom.set_xlabel("radius along the major axis [pixel]")
-    reach = min(max(3.0, 1.1 * float(np.nanmax(np.abs(bottom.containers[0].lines[0].get_ydata())))), 8.0)
-    bottom.set_ylim(-reach, reach)
     if image.pixel_scale is not None:
         scale = image.pixel_scale
-        arcsec = top.secondary_xaxis("top", functions=(lambda r: r * scale, lambda r: r / scale))
+        there_and_back = (lambda r: np.multiply(r, scale), lambda r: np.divide(r, scale))
+        arcsec = top.secondary_xaxis("top", functions=there_and_back)
         _set_round_ticks(arcsec.xaxis)
         arcsec.set_xlabel("radius along the major axis [arcsec]")
     handles, labels = top.get_legend_handles_labels()

@@ -56,7 +56,7 @@ def residual(scene: Scene, params: Any, *, path: str | PathLike[str] | None = No
     limit = _CLIP if sigma is not None else float(np.percentile(np.abs(left.compressed()), 99.5)) or 1.0
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(image.shape)
+        figure, axes, width = _panels(image.shape)
         grey = " (grey: masked)" if mask.any() else ""
         light = matplotlib.colormaps["magma"].with_extremes(bad=_MASKED)
         both_ways = matplotlib.colormaps["RdBu_r"].with_extremes(bad=_MASKED)
@@ -65,11 +65,11 @@ def residual(scene: Scene, params: Any, *, path: str | PathLike[str] | None = No
             axes[1].imshow(model, norm=norm, cmap=light),
             axes[2].imshow(left, norm=Normalize(-limit, limit), cmap=both_ways),
         ]
-        bar = _bar(figure, shown[1], axes[1])
+        bar = _bar(figure, shown[1], axes[1], width)
         bar.ax.set_yticks(ticks, [f"{tick:.6g}" for tick in ticks])
         bar.minorticks_off()
         bar.set_label(f"data and model\n[{unit} / pixel]")
-        bar = _bar(figure, shown[2], axes[2])
+        bar = _bar(figure, shown[2], axes[2], width)
         bar.set_label(f"data - model\n[{unit} / pixel]" if sigma is None else "residual / sigma")
         for axis, title in zip(axes, (f"data{grey}", "model", "residual"), strict=True):
             axis.set_title(title)
@@ -77,8 +77,10 @@ def residual(scene: Scene, params: Any, *, path: str | PathLike[str] | None = No
     return saved(figure, path)
 
 
-def _panels(shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
-    """A figure with three panels for images of `shape`: in a row, or in a column where the image is long."""
+def _panels(shape: tuple[int, int]) -> tuple[Figure, list[Axes], float]:
+    """A figure with three panels for images of `shape`, in a row, or in a column where the image is long; and the width
+    of a colour bar, in panels.
+    """
     ny, nx = shape
     column = nx > 2 * ny
     height = min(max(_PANEL * ny / nx, 1.6), 6.0) if not column else 2.2 * _PANEL * ny / nx
@@ -90,15 +92,13 @@ def _panels(shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
         axis.set_xlabel("x [pixel]")
     for axis in axes if column else axes[:1]:
         axis.set_ylabel("y [pixel]")
-    return figure, axes
+    return figure, axes, 0.02 if column else 0.045
 
 
-def _bar(figure: Figure, shown: AxesImage, axis: Axes) -> Colorbar:
+def _bar(figure: Figure, shown: AxesImage, axis: Axes, width: float) -> Colorbar:
     """A colour bar as high as the panel `axis`, on its right."""
-    width = 0.045 if axis.get_subplotspec().get_gridspec().ncols > 1 else 0.02
-    return figure.colorbar(
-        shown, cax=axis.inset_axes((1 + 0.5 * width, 0.0, width, 1.0)), extend="both", extendfrac=0.03
-    )
+    place = axis.inset_axes((1 + 0.5 * width, 0.0, width, 1.0))
+    return figure.colorbar(shown, cax=place, extend="both", extendfrac=0.03)
 
 
 def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | None) -> tuple[FuncNorm, list[float]]:

@@ -22,8 +22,18 @@ import torch  # noqa: E402
 from astrophot.utils.conversions.functions import sersic_Ie_to_flux_np as flux_of  # noqa: E402
 
 settings = gal1.arguments(
-    __doc__.splitlines()[0], warmup=100, seed=0, threads=0, hmc_draws=500, hmc_chains=2, hmc_step=1.0, hmc_leapfrogs=2,
-    mala_draws=1000, mala_chains=4, mala_step=1.2)
+    __doc__.splitlines()[0],
+    warmup=100,
+    seed=0,
+    threads=0,
+    hmc_draws=500,
+    hmc_chains=2,
+    hmc_step=1.0,
+    hmc_leapfrogs=2,
+    mala_draws=1000,
+    mala_chains=4,
+    mala_step=1.2,
+)
 if settings.threads:  # 0: as many as torch chooses
     torch.set_num_threads(settings.threads)
 report = gal1.Report("astrophot", settings)
@@ -31,8 +41,12 @@ report = gal1.Report("astrophot", settings)
 
 def build():
     target = astrophot.TargetImage(
-        data=report.image, variance=report.sigma**2, mask=report.mask, pixelscale=1.0,
-        psf=astrophot.PSFImage(data=report.psf))
+        data=report.image,
+        variance=report.sigma**2,
+        mask=report.mask,
+        pixelscale=1.0,
+        psf=astrophot.PSFImage(data=report.psf),
+    )
     model = astrophot.Model(name="galaxy", model_type="sersic galaxy model", target=target, psf_convolve=True)
     model.initialize()
     return model
@@ -93,9 +107,15 @@ for _ in range(settings.hmc_chains):
     model.set_values(around.sample())
     # Pyro truncates length / step to a whole number of leapfrogs: half a step more keeps it from losing one.
     sampler = astrophot.fit.HMC(
-        model, max_iter=settings.hmc_draws, warmup=settings.warmup, epsilon=settings.hmc_step,
-        leapfrog_steps=settings.hmc_leapfrogs, inv_mass=covariance, progress_bar=False,
-        hmc_kwargs={"trajectory_length": settings.hmc_step * (settings.hmc_leapfrogs + 0.5)})
+        model,
+        max_iter=settings.hmc_draws,
+        warmup=settings.warmup,
+        epsilon=settings.hmc_step,
+        leapfrog_steps=settings.hmc_leapfrogs,
+        inv_mass=covariance,
+        progress_bar=False,
+        hmc_kwargs={"trajectory_length": settings.hmc_step * (settings.hmc_leapfrogs + 0.5)},
+    )
     chains.append(sampler.fit().chain.detach().numpy())
 seconds = time.perf_counter() - start
 points = np.stack(chains)
@@ -103,9 +123,14 @@ report.sampler("hmc", seconds, to_gal1(points), model_at, acceptance=moved(point
 
 start = time.perf_counter()
 sampler = astrophot.fit.MALA(
-    model, initial_state=around.sample((settings.mala_chains,)), max_iter=settings.warmup + settings.mala_draws,
-    epsilon=settings.mala_step, mass_matrix=covariance.numpy(), progress_bar=False)
-points = np.moveaxis(sampler.fit().chain[settings.warmup:], 0, 1)
+    model,
+    initial_state=around.sample((settings.mala_chains,)),
+    max_iter=settings.warmup + settings.mala_draws,
+    epsilon=settings.mala_step,
+    mass_matrix=covariance.numpy(),
+    progress_bar=False,
+)
+points = np.moveaxis(sampler.fit().chain[settings.warmup :], 0, 1)
 seconds = time.perf_counter() - start
 report.sampler("mala", seconds, to_gal1(points), model_at, acceptance=moved(points))
 

@@ -31,8 +31,9 @@ def arguments(description, **defaults):
 
 def load(folder):
     """Image, sigma, mask (True where bad) and PSF."""
-    image, sigma, mask, psf = (np.load(folder / f"gal1_{kind}.npy").astype(float)
-                               for kind in ("im", "sig", "mask", "psf"))
+    image, sigma, mask, psf = (
+        np.load(folder / f"gal1_{kind}.npy").astype(float) for kind in ("im", "sig", "mask", "psf")
+    )
     return image, sigma, mask > 0, psf
 
 
@@ -48,13 +49,26 @@ class Report:
         self.out = settings.out
         self.image, self.sigma, self.mask, self.psf = load(settings.data)
         options = {name: value for name, value in vars(settings).items() if name not in ("data", "out")}
-        self.figures = {"peer": peer, "version": version(peer), "problem": "gal1", "settings": options,
-                        "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0],
-                        "unmasked_pixels": int((~self.mask).sum()), "fits": {}, "samplers": {}}
+        self.figures = {
+            "peer": peer,
+            "version": version(peer),
+            "problem": "gal1",
+            "settings": options,
+            "cores": os.cpu_count(),
+            "load_at_start": os.getloadavg()[0],
+            "unmasked_pixels": int((~self.mask).sum()),
+            "fits": {},
+            "samplers": {},
+        }
 
     def fit(self, name, seconds, values, model, errors=None, **more):
-        self.figures["fits"][name] = {"seconds": seconds, "values": values, "errors": errors,
-                                      "chi2": self._keep(name, model), **more}
+        self.figures["fits"][name] = {
+            "seconds": seconds,
+            "values": values,
+            "errors": errors,
+            "chi2": self._keep(name, model),
+            **more,
+        }
 
     def sampler(self, name, seconds, draws, model_at, **more):
         """`draws`: an array [chain, draw] for each parameter; `model_at`: from a dictionary of values to an image."""
@@ -69,11 +83,19 @@ class Report:
         posterior = {key: {"mean": float(np.mean(draws[key])), "sd": float(np.std(draws[key]))} for key in PARAMETERS}
         bulk, tail, r_hat = each(az.ess, method="bulk"), each(az.ess, method="tail"), each(az.rhat, method="rank")
         self.figures["samplers"][name] = {
-            "seconds": seconds, "posterior": posterior, "median": median,
+            "seconds": seconds,
+            "posterior": posterior,
+            "median": median,
             "chi2_at_median": self._keep(name, model_at(median)),
-            "min_ess_bulk": min(bulk.values()), "min_ess_tail": min(tail.values()),
-            "ess_per_second": min(bulk.values()) / seconds, "r_hat_max": max(r_hat.values()),
-            "ess_bulk": bulk, "ess_tail": tail, "r_hat": r_hat, **more}
+            "min_ess_bulk": min(bulk.values()),
+            "min_ess_tail": min(tail.values()),
+            "ess_per_second": min(bulk.values()) / seconds,
+            "r_hat_max": max(r_hat.values()),
+            "ess_bulk": bulk,
+            "ess_tail": tail,
+            "r_hat": r_hat,
+            **more,
+        }
 
     def _keep(self, name, model):
         model = np.asarray(model, dtype=float)

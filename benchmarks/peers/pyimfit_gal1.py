@@ -34,8 +34,13 @@ def start_model():
     model.x0.setValue(xc + 1.0, [xc - 4.0, xc + 6.0])  # its first pixel is (1, 1)
     model.y0.setValue(yc + 1.0, [yc - 4.0, yc + 6.0])
     sersic = pyimfit.make_imfit_function("Sersic")
-    for name, value, limits in (("PA", 90.0, [-180.0, 360.0]), ("ell", 0.2, [0.0, 0.95]), ("n", 2.0, [0.3, 8.0]),
-                                ("I_e", at_r_half, [0.0, 1e3 * at_r_half]), ("r_e", r_half, [0.1, 20 * r_half])):
+    for name, value, limits in (
+        ("PA", 90.0, [-180.0, 360.0]),
+        ("ell", 0.2, [0.0, 0.95]),
+        ("n", 2.0, [0.3, 8.0]),
+        ("I_e", at_r_half, [0.0, 1e3 * at_r_half]),
+        ("r_e", r_half, [0.1, 20 * r_half]),
+    ):
         getattr(sersic, name).setValue(value, limits)
     model.addFunction(sersic)
     return model
@@ -63,7 +68,16 @@ for name, ring in (("lm", 0), ("lm_padded", 1)):
     fitters, seconds = zip(*(fit(np.pad(report.psf, ring)) for _ in range(settings.repeats)), strict=True)
     fitter = fitters[0]
     values, errors = to_gal1(fitter)
-    report.fit(name, float(np.median(seconds)), values, fitter.getModelImage(), errors, all_seconds=seconds,
-               converged=bool(fitter.fitConverged), iterations=fitter.nIter, chi2_as_reported=fitter.fitStatistic)
+    report.fit(
+        name,
+        float(np.median(seconds)),
+        values,
+        fitter.getModelImage(),
+        errors,
+        all_seconds=seconds,
+        converged=bool(fitter.fitConverged),
+        iterations=fitter.nIter,
+        chi2_as_reported=fitter.fitStatistic,
+    )
 
 report.write()

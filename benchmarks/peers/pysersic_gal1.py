@@ -12,8 +12,9 @@ import time
 
 import gal1
 
-settings = gal1.arguments(__doc__.splitlines()[0], warmup=500, draws=500, chains=2, seed=0, init="sample",
-                          chain_method="parallel")
+settings = gal1.arguments(
+    __doc__.splitlines()[0], warmup=500, draws=500, chains=2, seed=0, init="sample", chain_method="parallel"
+)
 if settings.chain_method == "parallel":  # one device per chain, to be said before pysersic's import starts jax
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={settings.chains}"
 
@@ -50,9 +51,14 @@ report.fit("map", seconds, {**values, "theta": from_plus_x(values["theta"])}, fo
 
 start = time.perf_counter()
 result = fitter().sample(
-    PRNGKey(settings.seed), num_samples=settings.draws, num_warmup=settings.warmup, num_chains=settings.chains,
-    init_strategy={"sample": init_to_sample, "median": init_to_median}[settings.init], return_model=False,
-    mcmc_kwargs={"chain_method": settings.chain_method, "progress_bar": False})
+    PRNGKey(settings.seed),
+    num_samples=settings.draws,
+    num_warmup=settings.warmup,
+    num_chains=settings.chains,
+    init_strategy={"sample": init_to_sample, "median": init_to_median}[settings.init],
+    return_model=False,
+    mcmc_kwargs={"chain_method": settings.chain_method, "progress_bar": False},
+)
 seconds = time.perf_counter() - start
 draws = {name: np.asarray(result.idata.posterior[name], dtype=float) for name in gal1.PARAMETERS}
 draws["theta"] = from_plus_x(draws["theta"])
