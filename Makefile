@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/bayesprof fit --settings examples/sample.toml --out demo-results --overwrite
 
 test: .venv/installed-test lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
