@@ -22,6 +22,7 @@ STYLE: Any = {
 """Settings of matplotlib under which plots are drawn, over the user's own."""
 
 _DPI = 200
+_WIDEST = 3600  # dots; large corner plots get fewer to the inch
 _TRIMMED: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}
 
 
@@ -37,5 +38,5 @@ class Figure(matplotlib.figure.Figure):
 def saved(figure: Figure, path: str | PathLike[str] | None) -> Figure:
     """`figure`, written to `path` where one is given."""
     if path is not None:
-        figure.savefig(path, dpi=_DPI, **_TRIMMED)
+        figure.savefig(path, dpi=min(_DPI, _WIDEST / max(figure.get_size_inches())), **_TRIMMED)
     return figure
