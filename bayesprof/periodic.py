@@ -29,9 +29,10 @@ class PeriodicCopies:
     """Where to evaluate a profile, and the maps from the values to the pixels of the image.
 
     `x`, `y`: points (1, near + far): the Chebyshev nodes, as seen from the source itself and from each of its near
-    copies, and then the points of the integral over the rest; `moves`: 1 where a point's offset from the source changes
-    with its position, else 0. `near`: the source and its near copies, a number. `weight`: of the points of the
-    integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation. `period`: pixels, (rows, columns).
+    copies, and then the points of the integral over the rest; `moves`: 1 where a point's offset from the source
+    changes with its position, else 0. `near`: the source and its near copies, a number. `weight`: of the points of
+    the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation. `middle` of the image, and a
+    `quarter_margin` of the period around it: (x, y), pixels.
     """
 
     x: Tensor
@@ -41,21 +42,19 @@ class PeriodicCopies:
     weight: Tensor
     to_x: Tensor
     to_y: Tensor
-    period: tuple[int, int]
+    middle: Tensor
+    quarter_margin: Tensor
 
     def presence(self, source: Profile | Pointlike) -> Tensor:
         """1 for a source in the image, falling smoothly to 0 as its centre leaves it by half of the period's margin.
 
         Further out one of its copies would enter the image from the other side. Shape ``batch``.
         """
-        presence = torch.ones_like(source.x)
-        for position, matrix, period in ((source.x, self.to_x, self.period[1]), (source.y, self.to_y, self.period[0])):
-            side = matrix.shape[0]
-            quarter = 0.25 * (period - side)
-            outside = ((position - 0.5 * (side - 1)).abs() - 0.5 * (side - 1)) / quarter - 1
-            step = outside.clamp(0, 1)
-            presence = presence * (1 - step**2 * (3 - 2 * step))
-        return presence
+        position = torch.stack(torch.broadcast_tensors(source.x, source.y), dim=-1)
+        outside = ((position - self.middle).abs() - self.middle) / self.quarter_margin - 1
+        step = outside.clamp(0, 1)
+        along_x, along_y = (1 - step * step * (3 - 2 * step)).unbind(-1)
+        return along_x * along_y
 
     def __call__(self, source: Profile, presence: Tensor) -> Tensor:
         """What to take off the periodic image of `source` times its `presence`, shape ``batch + (ny, nx)``.
@@ -87,7 +86,10 @@ def periodic_copies(
     far_x, far_y, far_weight = _outside((_SHELLS + 0.5) * columns, (_SHELLS + 0.5) * rows)
     near_x = (nodes_x.reshape(1, -1) + columns * shift[:, 1:]).flatten()
     near_y = (nodes_y.reshape(1, -1) + rows * shift[:, :1]).flatten()
+    sides = torch.tensor([nx, ny], dtype=torch.float64)
     tensors = {
+        "middle": 0.5 * (sides - 1),
+        "quarter_margin": 0.25 * (torch.tensor([columns, rows], dtype=torch.float64) - sides),
         "x": torch.cat([near_x, far_x])[None],
         "y": torch.cat([near_y, far_y])[None],
         "moves": torch.cat([torch.ones_like(near_x), torch.zeros_like(far_x)]),
@@ -97,7 +99,6 @@ def periodic_copies(
     }
     return PeriodicCopies(
         near=len(shift),
-        period=period,
         **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()},
     )
 

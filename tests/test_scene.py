@@ -182,7 +182,9 @@ def test_predict_takes_mappings_fits_and_held_values(image):
     held = models.Sersic(**TRUTH, ellipticity=ELLIPTICITY) + models.FlatSky(2.0)
     expected = renderer_for(image)(held)
     galaxy = models.sersic(**TRUTH, ellipticity=ELLIPTICITY)
-    assert torch.equal(bp.Scene(image, sky=models.flat_sky(level=2.0), galaxy=galaxy).predict(), expected)
+    held = bp.Scene(image, sky=models.flat_sky(level=2.0), galaxy=galaxy).predict()
+    # two renderers: the rounding of the library's kernels may differ with the alignment of their tensors
+    torch.testing.assert_close(held, expected, rtol=1e-13, atol=0)
     scene = bp.Scene(image, sky=models.flat_sky(), galaxy=galaxy)
     torch.testing.assert_close(scene.predict({"sky.level": 2.0}), expected)
     fit = inference.lm(scene)
