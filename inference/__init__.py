@@ -6,9 +6,13 @@ for the next call. Results of samplers are ``arviz.InferenceData`` with a verdic
 """
 
 from bayesprof.inference.fit import Fit
+from bayesprof.inference.hmc import hmc
 from bayesprof.inference.lm import lm
+from bayesprof.inference.mala import MALA, mala
 from bayesprof.inference.nuts import nuts
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.sample import sample
+from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.verdict import Verdict, judge
 
-__all__ = ["Fit", "Posterior", "Verdict", "judge", "lm", "nuts"]
+__all__ = ["MALA", "Fit", "Posterior", "Verdict", "hmc", "judge", "lm", "mala", "nuts", "sample", "split_hmc"]

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from bayesprof.inference.information import counted
 from bayesprof.inference.posterior import Posterior, seeds_from
-from bayesprof.inference.verdict import judge
+from bayesprof.inference.verdict import Verdict, judge
 
 PREDICTIVE_DRAWS = 100
 """Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
+_TOGETHER = 32  # draws whose pointwise values are held at once
 POINTWISE_VALUES = 10_000_000
 """Values of log_likelihood kept per observed site; draws are thinned evenly to stay below."""
 
@@ -30,6 +31,8 @@ def to_inference_data(
     seed: int = 0,
     target_acceptance: float | None = None,
     attrs: Mapping[str, Any] | None = None,
+    traces: Mapping[str, np.ndarray] | None = None,
+    failure: str | None = None,
 ) -> az.InferenceData:
     """InferenceData of draws in the unconstrained space, with its verdict.
 
@@ -40,7 +43,9 @@ def to_inference_data(
     sample_stats : mapping from names to arrays of shape (chains, draws)
     seed : seed of the predictive draws
     target_acceptance : the acceptance rate aimed at, for the verdict
-    attrs : attributes of the posterior group and of the whole
+    attrs : attributes of the posterior group and of the whole; with a ``k_hat`` the verdict is on draws by importance
+    failure : what is wrong with the run beside what its draws tell, for the verdict
+    traces : records of the run itself, one value per step, kept in sample_stats along a dimension ``step``
 
     Returns
     -------
@@ -58,9 +63,10 @@ def to_inference_data(
     latent = [site.name for site in posterior.sites]
 
     keep = _thinned(draws, PREDICTIVE_DRAWS)
-    seeds = seeds_from(seed, 2 * keep.shape[0] * keep.shape[1])
-    prior, prior_predictive = _predict(posterior, None, seeds[:PREDICTIVE_DRAWS], (1, -1))
-    _, posterior_predictive = _predict(posterior, keep, seeds[-keep.shape[0] * keep.shape[1] :], keep.shape[:2])
+    first, second = seeds_from(seed, 2)
+    prior, prior_predictive = _apart(posterior, posterior.simulate(count=PREDICTIVE_DRAWS, seed=first), (1, -1))
+    simulated = posterior.simulate(keep.reshape(-1, posterior.size), seed=second)
+    _, posterior_predictive = _apart(posterior, simulated, keep.shape[:2])
     log_likelihood, unmasked = _pointwise(posterior, draws, nodes)
     for name, index in unmasked.items():
         coords[f"{name}_unmasked"] = index
@@ -87,9 +93,12 @@ def to_inference_data(
         for group in ("posterior", "prior"):
             if name in idata[group]:
                 idata[group][name].attrs["units"] = unit
+    for name, trace in (traces or {}).items():
+        idata["sample_stats"][name] = ("step", trace)
+    idata.attrs.update(attrs or {})
     verdict = judge(idata, names=latent, target_acceptance=target_acceptance)
     facts = {
-        "verdict": verdict.text,
+        "verdict": verdict.text if failure is None else "; ".join([failure, *([] if verdict.ok else [verdict.text])]),
         "inference_library": "bayesprof",
         "inference_library_version": version("bayesprof"),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -100,6 +109,15 @@ def to_inference_data(
     for group in idata.groups():
         idata[group].attrs.update(facts)
     return idata
+
+
+def quick_verdict(
+    posterior: Posterior, draws: Tensor, stats: Mapping[str, np.ndarray], target_acceptance: float
+) -> Verdict:
+    """The verdict that :func:`to_inference_data` would come to, without the rest of it."""
+    values = {name: _numpy(value) for name, value in posterior.constrain(draws).items()}
+    idata = az.from_dict(posterior=values, sample_stats=dict(stats))
+    return judge(idata, names=list(values), target_acceptance=target_acceptance)
 
 
 def _numpy(value: Tensor) -> np.ndarray:
@@ -113,22 +131,12 @@ def _thinned(draws: Tensor, most: int) -> Tensor:
     return draws[:, torch.linspace(0, count - 1, per_chain).round().long()]
 
 
-def _predict(
-    posterior: Posterior, draws: Tensor | None, seeds: list[int], shape: tuple[int, ...]
+def _apart(
+    posterior: Posterior, simulated: Mapping[str, Tensor], shape: tuple[int, ...]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Latent (and deterministic) and observed sites for each of `draws`, or from the prior."""
-    flat = [None] * len(seeds) if draws is None else list(draws.reshape(-1, posterior.size))
-    values = [
-        posterior.predictive(None if z is None else posterior.constrain(z), seed)
-        for z, seed in zip(flat, seeds, strict=True)
-    ]
-    kept = [site.name for site in posterior.sites] + list(posterior.deterministic)
-    stacked = {
-        name: np.stack([_numpy(value[name]) for value in values]).reshape(shape + tuple(values[0][name].shape))
-        for name in [*kept, *posterior.observed]
-    }
-    observed = {name: stacked.pop(name).astype(np.float32) for name in posterior.observed}
-    return stacked, observed
+    """Latent and deterministic sites, and observed ones, with `shape` in place of the first axis."""
+    arrays = {name: _numpy(value).reshape(shape + tuple(value.shape[1:])) for name, value in simulated.items()}
+    return arrays, {name: arrays.pop(name).astype(np.float32) for name in posterior.observed}
 
 
 def _pointwise(
@@ -144,10 +152,14 @@ def _pointwise(
     chains = draws.shape[0]
     keep = _thinned(draws, max(chains, POINTWISE_VALUES // max(largest, 1)))
     rows: dict[str, list[np.ndarray]] = {name: [] for name in nodes}
-    with torch.no_grad():
-        for z in keep.reshape(-1, posterior.size):
-            for name, value in posterior.pointwise(z).items():
-                array = _numpy(value)
-                rows[name].append((array if counts[name].all() else array[counts[name]]).astype(np.float32))
-    stacked = {name: np.stack(row).reshape(keep.shape[:2] + row[0].shape) for name, row in rows.items()}
+    for z in keep.reshape(-1, posterior.size).split(_TOGETHER):
+        for name, value in posterior.pointwise(z).items():
+            rows[name].append(_numpy(value)[(slice(None), *_where(counts[name]))].astype(np.float32))
+    stacked = {name: np.concatenate(row) for name, row in rows.items()}
+    stacked = {name: row.reshape(*keep.shape[:2], *row.shape[1:]) for name, row in stacked.items()}
     return stacked, {name: np.flatnonzero(count) for name, count in counts.items() if not count.all()}
+
+
+def _where(count: np.ndarray) -> tuple[Any, ...]:
+    """Index that keeps what counts, along one axis; all of it, as it is, where everything counts."""
+    return () if count.all() else (count,)

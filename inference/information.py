@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -24,9 +24,18 @@ def unwrapped(distribution: Any) -> tuple[Any, Tensor | bool]:
             return distribution, mask
 
 
-def fisher_terms(node: Any) -> list[tuple[Tensor, Tensor]] | None:
-    """Pairs (parameter, Fisher information) of an observed site of a Pyro trace, elementwise; None where it isn't
-    known.
+class FisherTerm(NamedTuple):
+    """A parameter of an observed distribution, its Fisher information, and its score, the derivative of the log
+    probability; elementwise, of the shape of the observed value.
+    """
+
+    parameter: Tensor
+    information: Tensor
+    score: Tensor
+
+
+def fisher_terms(node: Any) -> list[FisherTerm] | None:
+    """The terms of an observed site of a Pyro trace; None where its information isn't known.
 
     Normal: 1/sigma^2 in loc, 2/sigma^2 in scale. Poisson: 1/rate. Student-t (Lange, Little & Taylor 1989, JASA 84,
     881): 2 nu/((nu + 3) sigma^2) in scale, and in loc, in place of its expectation (nu + 1)/((nu + 3) sigma^2), the
@@ -35,23 +44,33 @@ def fisher_terms(node: Any) -> list[tuple[Tensor, Tensor]] | None:
     site and of its wrappers are part of the weights.
     """
     base, mask = unwrapped(node["fn"])
+    value = node["value"]
     if isinstance(base, dist.Normal):
-        precision = base.scale.detach() ** -2
-        terms = [(base.loc, precision), (base.scale, 2 * precision)]
-    elif isinstance(base, dist.Poisson):
-        terms = [(base.rate, 1 / base.rate.detach())]
-    elif isinstance(base, dist.StudentT):
-        df, precision = base.df.detach(), base.scale.detach() ** -2
-        residual_squared = (node["value"] - base.loc.detach()) ** 2 * precision
+        scale = base.scale.detach()
+        precision, residual = scale**-2, (value - base.loc.detach()) / scale
         terms = [
-            (base.loc, (df + 1) / (df + residual_squared) * precision),
-            (base.scale, 2 * df / (df + 3) * precision),
+            (base.loc, precision, residual / scale),
+            (base.scale, 2 * precision, (residual**2 - 1) / scale),
+        ]
+    elif isinstance(base, dist.Poisson):
+        rate = base.rate.detach()
+        terms = [(base.rate, 1 / rate, value / rate - 1)]
+    elif isinstance(base, dist.StudentT):
+        df, scale = base.df.detach(), base.scale.detach()
+        precision, residual = scale**-2, (value - base.loc.detach()) / scale
+        weight = (df + 1) / (df + residual**2)
+        terms = [
+            (base.loc, weight * precision, weight * residual / scale),
+            (base.scale, 2 * df / (df + 3) * precision, (weight * residual**2 - 1) / scale),
         ]
     else:
         return None
-    shape = node["value"].shape
-    weight = _weight(node, mask, shape, terms[0][0])
-    return [(parameter.expand(shape), (information * weight).expand(shape)) for parameter, information in terms]
+    shape = value.shape
+    counts = _weight(node, mask, shape, terms[0][0])
+    return [
+        FisherTerm(parameter.expand(shape), (information * counts).expand(shape), (score * counts).expand(shape))
+        for parameter, information, score in terms
+    ]
 
 
 def same_family(here: Any, there: Any) -> bool:

@@ -6,6 +6,8 @@ code runs: what is evaluated are graphs of tensor operations (:mod:`bayesprof.in
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +17,18 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
 from bayesprof.inference.capture import Captured, capture, unchecked
+from bayesprof.inference.functions import Functions
 from bayesprof.inference.information import fisher_terms, pointwise_log_prob, same_family, unwrapped
 
+_BATCH, _BATCH_ELEMENTS = 32, 2**20  # most points evaluated together, and most elements of their largest array
 _PRIOR_DRAWS = 51  # whose median is the start of a parameter that the model gives no starting value for
 
 
@@ -60,6 +66,8 @@ class Posterior:
         Names of the deterministic sites.
     observed, factors : tuple of str
         Names of the observed sites, and of the ``pyro.factor`` sites.
+    data : dict
+        Values of the observed sites, but of those whose value depends on the latent ones.
     size : int
         Length D of z.
 
@@ -94,10 +102,10 @@ class Posterior:
         scored = [name for name in traces[0].observation_nodes if not _is_deterministic(nodes[name])]
         self.factors = tuple(name for name in scored if isinstance(nodes[name]["fn"], dist.Unit))
         self.observed = tuple(name for name in scored if name not in self.factors)
+        self.data = _own_data(self.observed, traces)
         self.size = sum(site.unconstrained_shape.numel() for site in self.sites)
         self.dtype = torch.float64
         self.device = nodes[self.sites[0].name]["value"].device
-        self._compiled: dict[str, Callable[..., Any]] = {}
         self._known = self._with_known_information()
 
     # -- the unconstrained space
@@ -155,167 +163,206 @@ class Posterior:
             [site.transform.inv(nodes[site.name]["value"].to(self.dtype)).reshape(-1) for site in self.sites]
         ).clamp(-1e3, 1e3)
 
-    # -- densities; each is captured on its first call
+    # -- densities
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log of the unnormalised posterior density of z, the Jacobian of the transforms included. Shape
         ``z.shape[:-1]``.
         """
-        return self._batched(self._log_density, z)
+        return self._evaluated("log_density", z)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """The prior's part of the log density: that of the latent sites, with the Jacobian of the transforms."""
+        return self._evaluated("log_prior", z)
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and its gradient, at `z` of shape ``(..., D)``."""
-        gradient, value = self._batched(self._compiled.get("value_and_grad", self._value_and_grad), z)
+        gradient, value = self._evaluated("value_and_grad", z)
         return value, gradient
 
     def expansion(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log density, gradient, Fisher information of the observed sites, and minus the Hessian of the log prior,
-        at `z` (D,).
+        at `z` of shape ``(..., D)``.
 
         The information is J^T W J, with J the Jacobian of the parameters of the observed distributions and W their
         Fisher information (:mod:`bayesprof.inference.information`); where a distribution's isn't known, minus the
         exact Hessian of the site's log probability takes its place.
         """
-        (gradient, value), information, prior = self._expansion(z)
-        return value, gradient, information, prior
+        return self._evaluated("expansion", z)
 
     def describe(self, z: Tensor) -> dict[str, Tensor]:
         """Values of the latent and the deterministic sites at `z` of shape ``(..., D)``."""
-        return {**self.constrain(z), **self._batched(self._deterministics, z)}
+        return {**self.constrain(z), **self._evaluated("deterministic", z)}
 
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:
-        """Log probability of every observed value, at `z` of shape (D,), by observed site; shape of the values,
-        masked ones 0.
+        """Log probability of every observed value, at `z` of shape ``(..., D)``, by observed site; shape of the
+        values, masked ones 0.
         """
-        return self._pointwise(z)
+        return self._evaluated("pointwise", z)
 
-    def compile(self) -> bool:
-        """Compile value and gradient with torch.compile, which takes 10 to 40 seconds; the results are the same to
-        rounding.
+    def prepare(self, name: str, *, batch: int, calls: int, compile: bool | str = "auto") -> None:
+        """Get ready for many calls of one of the functions above with `z` of shape ``(batch, D)``.
 
-        Returns False, with a warning, where this machine can't (no C++ compiler): the captured graph goes on being
-        used.
+        Captures it where that many `calls` repay it; compiles it with torch.compile, which takes 10 to 60 seconds,
+        where they repay that (`compile` "auto"), or in any case (True). The results are the same to rounding. Where
+        this machine can't compile (no C++ compiler) there is a warning, and the captured graph is used.
         """
-        if "value_and_grad" in self._compiled:
-            return True
-        captured = self._value_and_grad
-        compiled = torch.compile(captured.graph)
-        try:
-            with warnings.catch_warnings():
-                # the few complex operations around the transforms are left to the library
-                warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
-                compiled(self._example, *captured.constants)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"torch.compile failed ({reason}); going on without it, more slowly", stacklevel=2)
-            return False
-        self._compiled["value_and_grad"] = lambda z: compiled(z, *captured.constants)
-        return True
+        self._functions.prepare(name, self._example.expand(batch, -1), calls=calls, compile=compile)
 
-    def gradient_seconds(self) -> float:
-        """Rough time of one captured gradient, from the size of its graph alone, so that decisions on it don't vary
-        between runs.
+    def with_data(self, values: Mapping[str, Any]) -> Posterior:
+        """This posterior over other values of the observed sites, of the same shapes.
+
+        All that was captured and compiled is shared. The rest of the model stays as it is: priors and starting values
+        that came from the first data, too.
+
+        Raises ValueError for sites that aren't observed, for values of another shape, and for sites whose observed
+        value depends on the latent ones.
         """
-        nodes = [node.meta.get("val") for node in self._value_and_grad.graph.graph.nodes]
-        # measured on one core: 2 microseconds an operation, 0.4 nanoseconds an element
-        return 2e-6 * len(nodes) + 4e-10 * sum(value.numel() for value in nodes if isinstance(value, Tensor))
+        data = dict(self.data)
+        for name, value in values.items():
+            if name not in data:
+                raise ValueError(
+                    f"with_data: expected observed sites with data of their own, {list(data)}, got {name!r}"
+                )
+            tensor = torch.as_tensor(value, dtype=data[name].dtype, device=data[name].device)
+            if tensor.shape != data[name].shape:
+                raise ValueError(
+                    f"with_data: expected {name!r} of shape {tuple(data[name].shape)}, got {tuple(tensor.shape)}"
+                )
+            data[name] = tensor
+        other = copy.copy(self)
+        other.data = data
+        other.__dict__["_forward"] = self._forward.with_inputs(tuple(data.values()))
+        other.__dict__["_functions"] = self._functions.with_data(other._forward)
+        return other
 
     @cached_property
     def _forward(self) -> Captured:
-        """One run of the model, and all that is read off it. Everything below is derived from this graph."""
+        """One run of the model, and all that is read off it. Everything else is derived from this graph."""
         known = self._known
         latent = {site.name for site in self.sites}
+        names = tuple(self.data)
 
-        def forward(z: Tensor) -> dict[str, Any]:
-            trace, log_jacobian = self._conditioned(z)
+        def forward(z: Tensor, *data: Tensor) -> dict[str, Any]:
+            trace, log_jacobian = self._conditioned(z, dict(zip(names, data, strict=True)))
             terms = [term for name in known for term in fisher_terms(trace.nodes[name]) or ()]
+            log_prior = trace.log_prob_sum(lambda name, site: name in latent) + log_jacobian
             return {
                 "log_density": trace.log_prob_sum() + log_jacobian,
-                "log_prior": trace.log_prob_sum(lambda name, site: name in latent) + log_jacobian,
+                "log_prior": log_prior,
                 "log_unknown": trace.log_prob_sum(lambda name, site: name not in latent and name not in known)
                 + torch.zeros_like(log_jacobian),
-                "parameters": [parameter for parameter, _ in terms],
-                "weights": [weight for _, weight in terms],
+                "parameters": [term.parameter for term in terms],
+                "weights": [term.information for term in terms],
+                "scores": [term.score for term in terms],
                 "deterministic": {name: trace.nodes[name]["value"] for name in self.deterministic},
                 "pointwise": {name: pointwise_log_prob(trace.nodes[name]) for name in self.observed},
             }
 
-        return capture(forward, self._example, differentiable=True)
+        return capture(forward, self._example, tuple(self.data.values()), differentiable=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the density: of what the model computes and of every number in it, data included."""
+        content = hashlib.sha256(self._forward.structure.encode())
+        for constant in self._forward.constants:
+            content.update(constant.detach().cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
 
     @cached_property
-    def _log_density(self) -> Captured:
-        return self._forward.only("log_density")
+    def _functions(self) -> Functions:
+        all_known = len(self._known) == len(self.observed) + len(self.factors)
+        return Functions(self._forward, self.size, all_known=all_known)
 
     @cached_property
-    def _value_and_grad(self) -> Captured:
-        return capture(torch.func.grad_and_value(self._forward.only("log_density")), self._example)
-
-    @cached_property
-    def _expansion(self) -> Captured:
-        log_density, log_prior, log_unknown, parameters, weights = (
-            self._forward.only(key) for key in ("log_density", "log_prior", "log_unknown", "parameters", "weights")
-        )
-        directions = torch.eye(self.size, dtype=self.dtype, device=self.device)
-        known = self._known
-
-        def expansion(z: Tensor) -> Any:
-            information = torch.zeros_like(directions)
-            if known:
-                jacobians = torch.func.vmap(lambda v: torch.func.jvp(parameters, (z,), (v,))[1])(directions)
-                for jacobian, weight in zip(jacobians, weights(z), strict=True):
-                    rows = jacobian.reshape(self.size, -1)
-                    information = information + (rows * weight.reshape(-1)) @ rows.T
-            if len(known) < len(self.observed) + len(self.factors):
-                information = information - torch.func.hessian(log_unknown)(z)
-            return torch.func.grad_and_value(log_density)(z), information, -torch.func.hessian(log_prior)(z)
-
-        return capture(expansion, self._example)
-
-    @cached_property
-    def _deterministics(self) -> Captured:
-        return capture(self._forward.only("deterministic"), self._example)
-
-    @cached_property
-    def _pointwise(self) -> Captured:
-        return capture(self._forward.only("pointwise"), self._example)
+    def _most_together(self) -> int:
+        """Number of points evaluated together: until their arrays are so large that more only cost memory."""
+        return max(1, min(_BATCH, _BATCH_ELEMENTS // max(self._forward.largest, 1)))
 
     @property
     def _example(self) -> Tensor:
         return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
-    def _batched(self, function: Callable[[Tensor], Any], z: Tensor) -> Any:
-        for _ in z.shape[:-1]:
-            function = torch.func.vmap(function)
-        return function(z)
+    def _evaluated(self, name: str, z: Tensor) -> Any:
+        """A derived function at `z` of shape ``(..., D)``, in batches of limited size."""
+        if z.ndim == 0 or z.shape[-1] != self.size:
+            raise ValueError(f"expected z of shape (..., {self.size}), got {tuple(z.shape)}")
+        if z.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(z):
+            return self._functions.differentiable(name, z)
+        if z.ndim == 1:
+            return tree_map(lambda value: value[0], self._functions(name, z.detach()[None]))
+        flat = z.detach().reshape(-1, self.size)
+        count = len(flat)
+        most = self._most_together
+        if count > most:  # the last batch is filled up, so that all have one size
+            flat = torch.cat([flat, flat[-1:].expand(-count % most, -1)])
+        parts = [self._functions(name, part) for part in flat.split(most)]
+        joined = parts[0] if len(parts) == 1 else tree_map(lambda *values: torch.cat(values), *parts)
+        return tree_map(lambda value: value[:count].reshape(z.shape[:-1] + value.shape[1:]), joined)
 
     # -- running the model
 
     def observed_nodes(self, z: Tensor) -> dict[str, Any]:
         """The observed sites of the model's trace at `z` (D,): name to Pyro's trace node."""
         with torch.no_grad(), unchecked():
-            nodes = self._conditioned(z)[0].nodes
+            nodes = self._conditioned(z, self.data)[0].nodes
         return {name: nodes[name] for name in self.observed}
 
     def predictive(self, values: Mapping[str, Tensor] | None, seed: int) -> dict[str, Tensor]:
-        """One draw of every latent and observed site: given `values` of the latent ones, or from the prior where
-        None.
+        """One draw of every latent, deterministic and observed site: given `values` of the latent ones, or from the
+        prior where None.
         """
+        with torch.no_grad(), seeded(seed), unchecked():
+            return self._drawn(values)
+
+    def simulate(self, z: Tensor | None = None, *, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
+        """Draws of every latent, deterministic and observed site, along a first axis: one at each point of `z`,
+        (count, D), or `count` of them from the prior where None.
+        """
+        points = torch.zeros(count, 0, dtype=self.dtype, device=self.device) if z is None else z
+        parts = [
+            self._simulated(points[i : i + self._most_together], None if z is None else self.constrain, other)
+            for i, other in zip(range(0, len(points), self._most_together), seeds_from(seed, len(points)), strict=False)
+        ]
+        return tree_map(lambda *values: torch.cat(values), *parts)
+
+    def _simulated(
+        self, points: Tensor, constrain: Callable[[Tensor], dict[str, Tensor]] | None, seed: int
+    ) -> dict[str, Tensor]:
+        def draw(point: Tensor) -> dict[str, Tensor]:
+            return self._drawn(None if constrain is None else constrain(point))
+
+        with torch.no_grad(), unchecked(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than one by one
+            try:
+                with seeded(seed):
+                    return torch.func.vmap(draw, randomness="different")(points)
+            except RuntimeError:  # a random number generator that can't be batched: one by one, then
+                with seeded(seed):
+                    drawn = [draw(point) for point in points]
+                return tree_map(lambda *values: torch.stack(values), *drawn)
+
+    def _drawn(self, values: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         model = poutine.uncondition(self.model)
         if values is not None:
             model = poutine.condition(model, data=dict(values))
-        with torch.no_grad(), seeded(seed), unchecked():
-            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
-        nodes: dict[str, Any] = dict(trace.nodes)
-        return {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
+        nodes = poutine.trace(model).get_trace(*self._args, **self._kwargs).nodes
+        return {name: nodes[name]["value"] for name in (*self._latent, *self.deterministic, *self.observed)}
+
+    @property
+    def _latent(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
 
     def _with_known_information(self) -> list[str]:
         here, there = (self.observed_nodes(self.prior_draw(self.seed + i)) for i in (0, 1))
         return [name for name in self.observed if fisher_terms(here[name]) and same_family(here[name], there[name])]
 
-    def _conditioned(self, z: Tensor) -> tuple[Any, Tensor]:
+    def _conditioned(self, z: Tensor, data: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
+        """Pyro's trace of the model at `z` (D,) and over `data`, and the log Jacobian of the transforms."""
         transformed = self._transformed(z)
         model = poutine.condition(self.model, data={name: value for name, (value, _) in transformed.items()})
-        trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
+        with _Observing(data):
+            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
         return trace, torch.stack([log_jacobian for _, log_jacobian in transformed.values()]).sum(0)
 
     def _transformed(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -336,15 +383,33 @@ class Posterior:
         return torch.stack([self.prior_draw(self.seed + 2 + i) for i in range(_PRIOR_DRAWS)])
 
 
+class _Observing(Messenger):
+    """Observes `data`, by site, in place of what the model says."""
+
+    def __init__(self, data: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.data = data
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.data:
+            msg["value"] = self.data[msg["name"]]
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs its block from a seed and leaves the state of torch's generator as it was."""
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    """Runs its block from a seed and leaves the states of torch's generators, of the CPU and of CUDA devices in use,
+    as they were.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        set_seed(seed)
         yield
-    finally:
-        torch.set_rng_state(state)
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's generators. ``torch.manual_seed`` takes milliseconds to look for devices that aren't in use."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _is_deterministic(node: Any) -> bool:
@@ -353,6 +418,18 @@ def _is_deterministic(node: Any) -> bool:
         return False
     base, mask = unwrapped(node["fn"])
     return bool(node["infer"].get("_deterministic")) or (isinstance(base, dist.Delta) and mask is False)
+
+
+def _own_data(observed: tuple[str, ...], traces: list[Any]) -> dict[str, Tensor]:
+    """Values of the observed sites that are the same in both traces."""
+    first, second = (trace.nodes for trace in traces)
+    return {
+        name: first[name]["value"].detach()
+        for name in observed
+        if isinstance(first[name]["value"], Tensor)
+        and name in second
+        and torch.equal(first[name]["value"], second[name]["value"])
+    }
 
 
 def _latent_sites(traces: list[Any]) -> tuple[Site, ...]:

@@ -1,0 +1,120 @@
+"""The method for those who don't want to choose: as much work as the posterior needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+
+from bayesprof.inference.chains import check_run
+from bayesprof.inference.fit import Fit
+from bayesprof.inference.importance import CHAINS, importance, importance_result
+from bayesprof.inference.laplace import laplace_evidence, student_t, whitened_at
+from bayesprof.inference.lm import lm
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.split_hmc import split_hmc
+from bayesprof.inference.verdict import ESS, k_hat_limit
+
+_PROPOSALS = 1.5  # of the Laplace approximation, for each draw asked for
+_FEWEST_PROPOSALS = 1000
+
+
+def sample(
+    model: Callable[..., Any] | Posterior,
+    *args: Any,
+    init: Fit | Mapping[str, Any] | None = None,
+    draws: int = 1000,
+    chains: int = 8,
+    starts: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+    compile: bool | str = "auto",
+    checkpoint: str | Path | None = None,
+    max_draws: int | None = None,
+    max_seconds: float | None = None,
+    **kwargs: Any,
+) -> az.InferenceData:
+    """Sample the posterior of `model` by the cheapest method that its diagnostics allow.
+
+    First the Laplace approximation with importance sampling, as in :func:`laplace`: a second's work where the posterior
+    is close to a Gaussian. Where k-hat or the effective number of draws say that it isn't, :func:`split_hmc`, from the
+    same fit, extended until its verdict is "ok" or the budget is spent. ``attrs["method"]`` tells which it was, and
+    ``attrs["choice"]`` why.
+
+    Parameters
+    ----------
+    model : callable or Posterior
+        Any Pyro model with continuous latent sites, or the Posterior of it. `args` and `kwargs` are the model's.
+    init : Fit or mapping, optional
+        A fit, whose maximum and Hessian are used; or values to start :func:`lm` from; None starts it from the model.
+    draws : int
+        Draws in all, a multiple of 4 and of `chains`.
+    chains : int
+        Chains of the sampler, where it comes to that.
+    starts : int
+        Starts of the fit. A second mode that no start finds goes unseen by either method.
+    seed : int
+        Same seed, same draws, on any number of cores.
+    progress : bool
+        Show progress bars.
+    compile, checkpoint :
+        As in :func:`nuts`, for the sampler.
+    max_draws : int, optional
+        Most draws per chain of the sampler; ten times ``draws / chains`` where None.
+    max_seconds : float, optional
+        Time after which the sampler isn't extended any more.
+
+    Returns
+    -------
+    arviz.InferenceData
+        That of :func:`laplace` or of :func:`split_hmc`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range, and for models that :class:`Posterior` refuses.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def model():
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    ...     pyro.sample("data", dist.Normal(mean, 1.0).expand([4]).to_event(1), obs=torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    >>> post = sample(model, progress=False)
+    >>> post.attrs["verdict"], post.attrs["method"]
+    ('ok', 'Laplace')
+    """
+    check_run("sample", draws=draws, chains=chains, seed=seed, compile=compile, max_seconds=max_seconds)
+    if draws % CHAINS or draws % chains:
+        raise ValueError(
+            f"sample: expected draws, their number in all, to be a multiple of {CHAINS} and of chains={chains}, got "
+            f"{draws}"
+        )
+    posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
+    fit = init if isinstance(init, Fit) else lm(posterior, init=init, seed=seed, starts=starts)
+    proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
+    refused = f"the fit failed: {fit.message}"
+    if fit.converged:
+        whitened = whitened_at(posterior, fit)
+        weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
+        limit = k_hat_limit(proposals)
+        if weighted.k_hat < limit and weighted.ess >= ESS:
+            attrs = {
+                "method": "Laplace",
+                "choice": f"k-hat {weighted.k_hat:.2f} is below {limit:.2f}",
+                "fit": fit.message,
+                "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
+            }
+            return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
+        refused = f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws"
+    each = draws // chains
+    result = split_hmc(
+        posterior, init=fit, draws=each, chains=chains, seed=seed, progress=progress, compile=compile,
+        checkpoint=checkpoint, max_draws=10 * each if max_draws is None else max_draws, max_seconds=max_seconds,
+    )  # fmt: skip
+    for group in (result, *(result[name] for name in result.groups())):
+        group.attrs["choice"] = refused
+    return result

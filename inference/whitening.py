@@ -1,0 +1,62 @@
+"""Coordinates in which a posterior is close to a standard normal distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesprof.inference.posterior import Posterior
+
+_TELLING = 2.0  # factor by which a variance must differ from that of the Hessian to be believed
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A posterior in the coordinates ``w = A^T (z - centre)``: with its Hessian at the centre ``A A^T``, that of w is
+    the unit matrix.
+
+    `centre` (D,), `factor` ``A`` (D, D), lower triangular.
+    """
+
+    posterior: Posterior
+    centre: Tensor
+    factor: Tensor
+
+    def unwhiten(self, w: Tensor) -> Tensor:
+        """`z` of `w`, both of shape ``(..., D)``."""
+        columns = w.reshape(-1, w.shape[-1]).T
+        return self.centre + torch.linalg.solve_triangular(self.factor.T, columns, upper=True).T.reshape(w.shape)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """`w` of `z`, both of shape ``(..., D)``."""
+        return (z - self.centre) @ self.factor
+
+    def potential(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the log density, shape (chains,), and its gradient, at `w` (chains, D); infinite and 0 where the
+        density isn't finite.
+        """
+        value, gradient = self.posterior.value_and_grad(self.unwhiten(w))
+        slope = torch.linalg.solve_triangular(self.factor, gradient.T, upper=False).T
+        finite = value.isfinite() & slope.isfinite().all(-1)
+        return torch.where(finite, -value, torch.inf), torch.where(finite[:, None], -slope, 0.0)
+
+    def learned(self, w: Tensor, *, prior_draws: float) -> Whitened:
+        """The coordinates after seeing the draws `w` (chains, draws, D).
+
+        Their mean and covariance, shrunk toward 0 and the unit matrix as if these had been seen in `prior_draws` draws;
+        or these coordinates, where those differ from them by less than a short run can tell.
+        """
+        flat = w.reshape(-1, w.shape[-1])
+        weight = len(flat) / (len(flat) + prior_draws)
+        mean = weight * flat.mean(0)
+        deviation = flat - mean
+        covariance = weight * deviation.T @ deviation / len(flat)
+        covariance = covariance + (1 - weight) * torch.eye(len(mean), dtype=w.dtype, device=w.device)
+        variances, axes = torch.linalg.eigh(covariance)
+        offsets = (axes.T @ mean) ** 2 / variances
+        if bool(((variances > 1 / _TELLING) & (variances < _TELLING) & (offsets < _TELLING - 1)).all()):
+            return self
+        precision = (axes / variances) @ axes.T
+        return Whitened(self.posterior, self.unwhiten(mean), self.factor @ torch.linalg.cholesky(precision))
