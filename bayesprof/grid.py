@@ -71,15 +71,22 @@ def ellipticity_from_axis_ratio(q: Tensor, theta: Tensor) -> Tensor:
     return torch.stack([size * torch.cos(2 * theta), size * torch.sin(2 * theta)], dim=-1)
 
 
-def elliptical_radius_squared(dx: Tensor, dy: Tensor, ellipse: Ellipse) -> Tensor:
-    """``R^2`` at offsets `dx`, `dy` from the centre, in the square of their unit."""
-    determinant = ellipse.xx * ellipse.yy - ellipse.xy**2
-    return (ellipse.yy * dx**2 - 2 * ellipse.xy * dx * dy + ellipse.xx * dy**2) / determinant
+def elliptical_radius_squared(dx: Tensor, dy: Tensor, ellipse: Ellipse, radius: Tensor) -> Tensor:
+    """``R^2`` at offsets `dx`, `dy` from the centre, in units of `radius` squared. Ellipse and radius of shape
+    ``batch``, offsets of a shape that broadcasts with ``batch + (1, 1)``.
+    """
+    norm = 1 / ((ellipse.xx * ellipse.yy - ellipse.xy**2) * radius**2)
+    xx, xy, yy = (per_pixel(entry) for entry in (ellipse.yy * norm, -2 * ellipse.xy * norm, ellipse.xx * norm))
+    return xx * dx**2 + dy * (xy * dx + yy * dy)
 
 
-def wavenumber_squared(kx: Tensor, ky: Tensor, ellipse: Ellipse) -> Tensor:
-    """``k^T S k``: the squared wavenumber in the frame where the ellipse is a circle."""
-    return ellipse.xx * kx**2 + 2 * ellipse.xy * kx * ky + ellipse.yy * ky**2
+def wavenumber_squared(kx: Tensor, ky: Tensor, ellipse: Ellipse, radius: Tensor) -> Tensor:
+    """``radius^2 k^T S k``: the squared wavenumber in the frame where the ellipse is the unit circle, on the plane of
+    `kx` (1, columns) and `ky` (rows, 1).
+    """
+    square = radius**2
+    xx, xy, yy = (per_pixel(entry) for entry in (ellipse.xx * square, 2 * ellipse.xy * square, ellipse.yy * square))
+    return xx * kx**2 + ky * (xy * kx + yy * ky)
 
 
 def per_pixel(value: Tensor) -> Tensor:

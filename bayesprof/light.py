@@ -119,15 +119,16 @@ class Profile(Part, ABC):
         """
 
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
-        """``flux F`` on the plane of wavenumbers `kx`, `ky` (radians per pixel); the shift to (x, y) is left out."""
-        kappa_squared = per_pixel(self.radius) ** 2 * wavenumber_squared(kx, ky, _over_plane(self.ellipse))
-        return per_pixel(self.flux) * self.transform(kappa_squared)
+        """Transform with unit flux on the plane of wavenumbers `kx` (1, columns), `ky` (rows, 1), radians per pixel;
+        the shift to (x, y) is left out.
+        """
+        return self.transform(wavenumber_squared(kx, ky, self.ellipse, self.radius))
 
     def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
         """Surface brightness (image units per pixel area) at offsets `dx`, `dy` from the centre."""
         ellipse = self.ellipse
         q = torch.sqrt(ellipse.xx * ellipse.yy - ellipse.xy**2)
-        radius_squared = elliptical_radius_squared(dx, dy, _over_plane(ellipse)) / per_pixel(self.radius) ** 2
+        radius_squared = elliptical_radius_squared(dx, dy, ellipse, self.radius)
         return per_pixel(self.flux / (q * self.radius**2)) * self.brightness(radius_squared)
 
 
@@ -164,7 +165,3 @@ def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -
             f"{kind}: expected ellipticity of shape (..., 2), the vector (e1, e2), got shape {tuple(vector.shape)}"
         )
     return ellipse_from_ellipticity(vector[..., 0], vector[..., 1])
-
-
-def _over_plane(ellipse: Ellipse) -> Ellipse:
-    return Ellipse(*(per_pixel(entry) for entry in ellipse))

@@ -22,9 +22,9 @@ from torch import Tensor
 class Table:
     """A function ``F(t, p)`` on ``0 <= t <= t_max`` and ``p_low <= p <= p_high``.
 
-    `coefficients` has shape ``(intervals, 4, degree + 1)``: powers of the position inside the interval (in units of
-    the interval, lowest power first), and the Chebyshev series in ``p`` on ``series_low <= p <= series_high``, an
-    interval a little wider than that of ``p``. Always float64.
+    `coefficients` has shape ``(degree + 1, 4, intervals)``: the Chebyshev series in ``p`` on ``series_low <= p <=
+    series_high``, an interval a little wider than that of ``p``, and powers of the position inside the interval (in
+    units of the interval, lowest power first). Always float64.
     """
 
     coefficients: Tensor
@@ -39,7 +39,7 @@ class Table:
 
     @property
     def step(self) -> float:
-        return self.t_max / self.coefficients.shape[0]
+        return self.t_max / self.coefficients.shape[-1]
 
 
 def tabulate(
@@ -62,35 +62,37 @@ def tabulate(
     spline = CubicSpline(t, series.T)
     step = t_max / intervals
     powers = spline.c[::-1] * (step ** np.arange(4))[:, None, None]
-    coefficients = torch.from_numpy(np.ascontiguousarray(powers.transpose(1, 0, 2)))
+    coefficients = torch.from_numpy(np.ascontiguousarray(powers.transpose(2, 0, 1)))
     return Table(coefficients, t_max, p_low, p_high, low, high)
 
 
 def look_up(table: Table, t: Tensor, p: Tensor) -> Tensor:
-    """``F(t, p)`` for `t` of shape ``batch + (rows, columns)`` and `p` of shape ``batch`` (or one that broadcasts).
+    """``F(t, p)`` for `t` >= 0 of shape ``batch + (rows, columns)`` and `p` of shape ``batch``.
 
     Outside the table ``t`` and ``p`` are held at its edge. Exact in first and second derivatives with respect to both.
     """
     p = p.clamp(table.p_low, table.p_high)
-    t = t.clamp(0.0, table.t_max)
     t0, p0 = t.detach(), p.detach()
-    scale = 1.0 / table.step
-    position = t0 * scale
-    interval = position.floor().clamp(max=table.coefficients.shape[0] - 1)
-    inside = position - interval
+    last = table.coefficients.shape[-1]
+    position = (t0 * (1 / table.step)).clamp(max=last)
     # a NaN, as a diverging trajectory can bring, must come out as NaN and not as an index out of range
-    cells = interval.nan_to_num(0.0).to(torch.int64)
+    cells = position.nan_to_num(0.0).clamp(0, last - 1).to(torch.int64)
+    inside = position - cells
 
     series = _chebyshev_series(table, p0)
-    value, d_t, d_tt = _cubic(_rows(table, series[0], cells, t.dtype), inside, scale)
-    d_p, d_tp, _ = _cubic(_rows(table, series[1], cells, t.dtype), inside, scale)
-    d_pp, _, _ = _cubic(_rows(table, series[2], cells, t.dtype), inside, scale)
+    value, in_p = (_rows(table, one, cells, t.dtype) for one in series[:2])
+    scale = 1 / table.step
+    d_t = scale * _slope(value, inside)
+    d_p = _cubic(in_p, inside)
 
     # Zero in value; what is differentiated. bayesprof.inference.capture recognises `x - x.detach()` and drops
     # from a captured graph the products that no derivative of that graph needs.
     dt = t - t0
     dp = (p - p0)[..., None, None]
-    return value + dt * (d_t + 0.5 * dt * d_tt + dp * d_tp) + dp * (d_p + 0.5 * dp * d_pp)
+    d_tt = scale**2 * torch.add(2 * value[2], inside * value[3], alpha=6)
+    d_tp = scale * _slope(in_p, inside)
+    d_pp = _cubic(_rows(table, series[2], cells, t.dtype), inside)
+    return _cubic(value, inside) + dt * (d_t + 0.5 * dt * d_tt + dp * d_tp) + dp * (d_p + 0.5 * dp * d_pp)
 
 
 def _chebyshev_series(table: Table, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +102,7 @@ def _chebyshev_series(table: Table, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     scale = 2.0 / (table.series_high - table.series_low)
     x = ((p.to(torch.float64) - table.series_low) * scale - 1.0)[..., None]
-    degrees = torch.arange(table.coefficients.shape[-1], dtype=torch.float64, device=p.device)
+    degrees = torch.arange(table.coefficients.shape[0], dtype=torch.float64, device=p.device)
     angle = torch.arccos(x)
     sine_squared = 1 - x**2  # > 0: the series reaches beyond the table's edges
     value = torch.cos(degrees * angle)
@@ -109,21 +111,19 @@ def _chebyshev_series(table: Table, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value, slope * scale, curvature * scale**2
 
 
-def _rows(table: Table, series: Tensor, cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cubic coefficients ``(..., 4)`` of each cell, for a Chebyshev vector per batch element."""
-    intervals = table.coefficients.shape[0]
-    if series.ndim == 1:
-        return (table.coefficients @ series).to(dtype)[cells]
-    batch = series.shape[:-1]
-    rows = torch.einsum("icd,bd->bic", table.coefficients, series.reshape(-1, series.shape[-1])).to(dtype)
-    offsets = torch.arange(rows.shape[0], device=cells.device).reshape(batch)[..., None, None] * intervals
-    return rows.reshape(-1, 4)[cells + offsets]
+def _rows(table: Table, series: Tensor, cells: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The four coefficients of the cubic in each cell, lowest first, for a Chebyshev vector per batch element."""
+    rows = torch.tensordot(series, table.coefficients, dims=1).to(dtype)  # batch + (4, intervals)
+    flat = cells.flatten(-2)[..., None, :]
+    picked = rows.gather(-1, flat.expand(*flat.shape[:-2], 4, -1))
+    return tuple(plane.unflatten(-1, cells.shape[-2:]) for plane in picked.unbind(-2))
 
 
-def _cubic(c: Tensor, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, first and second derivative of a cubic with coefficients `c` (lowest first) at `x`."""
-    c0, c1, c2, c3 = c.unbind(-1)
-    value = c0 + x * (c1 + x * (c2 + x * c3))
-    slope = (c1 + x * (2 * c2 + x * (3 * c3))) * scale
-    curvature = (2 * c2 + x * (6 * c3)) * scale**2
-    return value, slope, curvature
+def _cubic(c: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Cubic with coefficients `c`, lowest first, at `x`, all without derivatives (addcmul has crashed with them)."""
+    return torch.addcmul(c[0], x, torch.addcmul(c[1], x, torch.addcmul(c[2], x, c[3])))
+
+
+def _slope(c: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Derivative of the cubic."""
+    return torch.addcmul(c[1], x, torch.addcmul(2 * c[2], x, c[3], value=3))

@@ -96,10 +96,8 @@ def _inner_integral(source: Profile, dx: Tensor, dy: Tensor) -> Tensor:
     nodes, weights = _rule(_RADIAL_NODES, dx)
     u = 0.5 * (1 + nodes)
     # half of the nodes lie within about the profile's own radius, however far the edge is
-    radius_squared = elliptical_radius_squared(
-        dx, dy, Ellipse(*(entry[..., None, None, None] for entry in source.ellipse))
-    )
-    in_radii = 1 + radius_squared / (3 * source.radius[..., None, None, None]) ** 2
+    ellipse, radius = Ellipse(*(entry[..., None] for entry in source.ellipse)), 3 * source.radius[..., None]
+    in_radii = 1 + elliptical_radius_squared(dx, dy, ellipse, radius)
     crowding = in_radii.flatten(-3)[..., None] ** (0.5 / _RADIAL_POWER)
     below = u + crowding * (1 - u)
     s = (u / below) ** _RADIAL_POWER

@@ -57,16 +57,14 @@ class Convolution:
         for source in sources:
             # phases are outer products; one-dimensional, so float64 costs nothing and keeps float32 images exact
             x, y = (per_pixel(position.to(torch.float64)) for position in (source.x, source.y))
-            (cos_x, sin_x), (cos_y, sin_y) = self.x_axis.shift(x), self.y_axis.shift(y)
-            cos_x, sin_x, cos_y, sin_y = (phase.to(dtype) for phase in (cos_x, sin_x, cos_y, sin_y))
+            cos_x, sin_x, cos_y, sin_y = (phase.to(dtype) for phase in (*self.x_axis.shift(x), *self.y_axis.shift(y)))
             presence = self.copies.presence(source)
+            amplitude: Tensor = per_pixel(presence * source.flux)
             if isinstance(source, Profile):
-                amplitude = per_pixel(presence) * source.transform_at(kx, ky)
+                amplitude = amplitude * source.transform_at(kx, ky)
                 copies = copies + self.copies(source, presence)
-            else:
-                amplitude = per_pixel(presence * source.flux)
             real = real + amplitude * (cos_x * cos_y - sin_x * sin_y)
-            imag = imag + amplitude * (sin_x * cos_y + cos_x * sin_y)
+            imag = imag - amplitude * (sin_x * cos_y + cos_x * sin_y)
         return self._to_pixels(real, imag) - copies
 
     def _to_pixels(self, real: Tensor | float, imag: Tensor | float) -> Tensor:

@@ -20,20 +20,18 @@ _SMOOTH = 0.3  # largest deviation from a straight line, in that logarithm
 class Axis(NamedTuple):
     """Wavenumbers along one axis, radians per pixel, float64, shaped to broadcast over the plane of both.
 
-    A source at ``x`` has the phase ``weight exp(-i k x) + weight_alias exp(-i k_alias x)``.
+    A source at ``x`` has the phase ``sum of weights exp(-i both x)``: with the wavenumber itself, and with its alias
+    where the two are told apart, stacked along a first axis.
     """
 
     k: Tensor
-    k_alias: Tensor
-    weight: Tensor
-    weight_alias: Tensor
+    both: Tensor
+    weights: Tensor
 
     def shift(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and minus sine of the phase that moves a source to `position`, shape ``batch + (1, 1)``."""
-        phase, alias = self.k * position, self.k_alias * position
-        cos = self.weight * torch.cos(phase) + self.weight_alias * torch.cos(alias)
-        sin = self.weight * torch.sin(phase) + self.weight_alias * torch.sin(alias)
-        return cos, -sin
+        """Cosine and sine of the angle that a source at `position`, shape ``batch + (1, 1)``, is turned back by."""
+        angle = self.both * position[..., None, :, :]
+        return (self.weights * torch.cos(angle)).sum(-3), (self.weights * torch.sin(angle)).sum(-3)
 
 
 def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Tensor]:
@@ -66,10 +64,12 @@ def axis_of(k: Tensor, modulus: Tensor, *, oversampling: int, contains_pixel: bo
     """Axis of wavenumbers `k` for a PSF whose transform has `modulus` along it."""
     k_alias = k - 2 * math.pi * torch.sign(k)
     ratio = alias_ratio(k, modulus, contains_pixel=contains_pixel) if oversampling == 1 else torch.zeros_like(k)
+    if not bool((ratio > 0).any()):
+        return Axis(k, k[None], torch.ones_like(k)[None])
     weight, weight_alias = 1 / (1 + ratio), ratio / (1 + ratio)
     if not contains_pixel:
         weight_alias = weight_alias * pixel_transform(k_alias) / pixel_transform(k)
-    return Axis(k, k_alias, weight, weight_alias)
+    return Axis(k, torch.stack([k, k_alias]), torch.stack([weight, weight_alias]))
 
 
 def alias_ratio(k: Tensor, modulus: Tensor, *, contains_pixel: bool) -> Tensor:
@@ -87,11 +87,12 @@ def alias_ratio(k: Tensor, modulus: Tensor, *, contains_pixel: bool) -> Tensor:
         pixel_transform(value) if contains_pixel else torch.ones_like(value) for value in (distance, alias)
     )
     band = (distance > 0.6 * math.pi) & (distance < math.pi)
-    design = torch.stack([torch.ones_like(distance[band]), distance[band]], dim=-1)
+    # a line by sums: torch.linalg.lstsq rounds differently from process to process
+    offset = distance[band] - distance[band].mean()
     ratio = torch.zeros_like(distance)
     for _ in range(8):
         log_optics = torch.log(modulus.flatten()[band] / ((1 + ratio[band]) * pixel[band]))
-        line = torch.linalg.lstsq(design, log_optics[:, None]).solution
-        ratio = torch.exp(line[1] * (alias - distance)) * pixel_alias / pixel
-    falls = line[1] < _FALLS and (log_optics - (design @ line)[:, 0]).abs().max() < _SMOOTH
+        slope = (offset * log_optics).sum() / (offset**2).sum()
+        ratio = torch.exp(slope * (alias - distance)) * pixel_alias / pixel
+    falls = slope < _FALLS and (log_optics - log_optics.mean() - slope * offset).abs().max() < _SMOOTH
     return ratio.reshape(k.shape) if falls else torch.zeros_like(k)

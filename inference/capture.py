@@ -11,6 +11,7 @@ operations; what remains is a graph that three passes make lean:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 _ATEN = torch.ops.aten
 _SAME_VALUE = (_ATEN.detach.default, _ATEN.alias.default, _ATEN.view_as.default)
@@ -33,6 +35,15 @@ _ZERO_THROUGH = (
     _ATEN.squeeze.dims, _ATEN.permute.default, _ATEN.transpose.int, _ATEN.t.default, _ATEN.detach.default,
     _ATEN.alias.default, _ATEN.clone.default, _ATEN._to_copy.default, _ATEN.select.int, _ATEN.slice.Tensor,
 )  # fmt: skip
+_FILLED = {
+    _ATEN.zeros_like.default: 0.0, _ATEN.ones_like.default: 1.0, _ATEN.full_like.default: None,
+    _ATEN.new_zeros.default: 0.0, _ATEN.new_ones.default: 1.0,
+}  # fmt: skip
+_RESHAPED = (
+    _ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default, _ATEN.unsqueeze.default,
+    _ATEN.squeeze.dim, _ATEN.squeeze.dims, _ATEN.squeeze.default, _ATEN.expand.default, _ATEN.sum.dim_IntList,
+)  # fmt: skip
+_SMALL = 4096  # elements of an array whose strides don't matter
 _IDENTITIES = ((_ATEN.add.Tensor, (0.0,)), (_ATEN.mul.Tensor, (1,)), (_ATEN.sub.Tensor, (0.0,)))
 
 
@@ -117,8 +128,34 @@ def capture(
         graph = make_fx(lambda z, *inputs: function(z, *inputs))(example.detach().clone(), *inputs)
     if not differentiable:
         _remove_zeros(graph)
+    _simplify(graph)
     _compute_once(graph)
     return _constants_apart(graph, inputs)
+
+
+def interpreted(captured: Captured, example: Tensor) -> Callable[..., Any]:
+    """The graph of `captured` run by TorchScript's interpreter: the same operations, with the same results, at a third
+    of what each costs from Python.
+
+    TorchScript is deprecated, and asked for nothing but that. Where it's gone, the graph itself does the same.
+    """
+    found, layout = tree_flatten(captured.graph(example, *captured.constants))
+    if not hasattr(torch.jit, "trace") or not found or not all(isinstance(value, Tensor) for value in found):
+        return captured.graph.forward
+
+    def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tree_flatten(captured.graph.forward(*inputs))[0])
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.jit")
+        warnings.filterwarnings("ignore", message="`torch.jit")
+        traced = torch.jit.trace(flat, (example, *captured.constants), check_trace=False)
+
+    def run(*inputs: Tensor) -> Any:
+        with torch.jit.optimized_execution(False):
+            return tree_unflatten(traced(*inputs), layout)
+
+    return run
 
 
 @contextmanager
@@ -210,11 +247,45 @@ def _replace(node: fx.Node, survivor: Any) -> None:
         node.replace_all_uses_with(survivor)
 
 
+def _simplify(graph: fx.GraphModule) -> None:
+    """Constants that only take their shape from a tensor lose their dependence on it; sums over single elements and
+    chains of changes of shape become one change of shape.
+    """
+    written = _written(graph)
+    for node in list(graph.graph.nodes):
+        here = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(here, Tensor) or node in written:
+            continue
+        if node.target in _FILLED:
+            value = _FILLED[node.target]
+            value = node.args[1] if value is None else value
+            with graph.graph.inserting_before(node):
+                shape, options = list(here.shape), {"dtype": here.dtype, "device": here.device}
+                constant = graph.graph.call_function(_ATEN.full.default, (shape, value), options)
+            constant.meta["val"] = here
+            node.replace_all_uses_with(constant)
+            continue
+        if node.target not in _RESHAPED or here.numel() > _SMALL:
+            continue
+        source = node.args[0]
+        there = source.meta.get("val")
+        if not isinstance(there, Tensor) or there.numel() != here.numel() or there.dtype != here.dtype:
+            continue
+        while source.target in _RESHAPED and source.args[0].meta["val"].numel() == here.numel():
+            source = source.args[0]
+        if source.meta["val"].shape == here.shape:
+            node.replace_all_uses_with(source)
+        else:
+            node.target, node.args, node.kwargs = _ATEN.reshape.default, (source, list(here.shape)), {}
+    graph.graph.eliminate_dead_code()
+
+
 def _compute_once(graph: fx.GraphModule) -> None:
     """Put the first of equal operations in the place of the others."""
     seen: dict[Any, fx.Node] = {}
+    written = _written(graph)
     for node in graph.graph.nodes:
-        if node.op != "call_function" or _is_random(node):
+        if node.op != "call_function" or _is_random(node) or node in written:
             continue
         try:
             key = (node.target, node.args, tuple(sorted(node.kwargs.items())))
@@ -226,6 +297,19 @@ def _compute_once(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
+def _written(graph: fx.GraphModule) -> set[fx.Node]:
+    """Tensors that are written into, themselves or through a view of them."""
+    written: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        for user in node.users:
+            schema = getattr(user.target, "_schema", None)
+            if schema is not None and user.args[0] is node:
+                is_view = any(value.alias_info is not None for value in schema.returns)
+                if schema.is_mutable or (is_view and user in written):
+                    written.add(node)
+    return written
+
+
 def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
@@ -233,14 +317,14 @@ def _is_random(node: fx.Node) -> bool:
 def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Captured:
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    varying = {first}
+    varying = {first, *_written(graph)}
     recipe, copied = fx.Graph(), {}
     for node in graph.graph.nodes:
         if node.op == "output":
             continue
-        if _is_random(node) or any(parent in varying for parent in node.all_input_nodes):
+        if node in varying or _is_random(node) or any(parent in varying for parent in node.all_input_nodes):
             varying.add(node)
-        elif node is not first:
+        else:
             copied[node] = recipe.node_copy(node, copied.__getitem__)
     boundary = [
         node

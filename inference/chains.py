@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ WARMUP = 100
 _DISPERSION = 1.5  # chains start at this many standard deviations of the Laplace approximation
 _LEARN_FROM, _LEARN_AT = 0.2, 0.6  # the part of warm-up whose draws refine the mass matrix
 _PRIOR_DRAWS_PER_DIMENSION = 10  # what the Hessian counts for in it
+_HALVINGS = 14  # of a start that lies too far out; after the last it is the centre
 _BLOCK = 20  # transitions between looks at the clock
 
 
@@ -63,135 +64,159 @@ def sample_chains(
     _check(method, kernel, options)
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=options.seed, **kwargs)
     with one_thread():
-        run = _Run(kernel, posterior, options)
-        try:
-            complete = run.go()
-        finally:
-            run.close()
-    return run.result(complete)
+        if options.checkpoint is None:
+            return _Run(kernel, posterior, options, None).result()
+        with Checkpoint(options.checkpoint, _identity(kernel, posterior, options)) as checkpoint:
+            return _Run(kernel, posterior, options, checkpoint).result()
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Point:
+    """Where a run is after `step` transitions: all that the next one depends on.
+
+    `adaptation` : the numbers of the dual averaging of step sizes; `goal` : transitions to be made in all.
+    """
+
+    step: int
+    goal: int
+    state: State
+    step_size: Tensor
+    adaptation: dict[str, Any]
+    whitened: Whitened
+
+
 class _Run:
-    kernel: Kernel
-    posterior: Posterior
-    options: Options
-    step: int = 0  # transitions made
-    recorded: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """A run of chains.
 
-    def __post_init__(self) -> None:
-        options = self.options
-        self.warmup = WARMUP if options.warmup is None else options.warmup
+    A transition changes it by one assignment, to `here`: an interruption at any moment leaves it at a whole one.
+    `entries` are the records of the transitions up to there, each a mapping to arrays of shape (chains, ...).
+    """
+
+    def __init__(self, kernel: Kernel, posterior: Posterior, options: Options, checkpoint: Checkpoint | None) -> None:
+        self.kernel, self.posterior, self.options, self.checkpoint = kernel, posterior, options, checkpoint
+        self.warmup = _warmup(options)
         self.began = time.monotonic()
-        self.checkpoint = None
-        saved = None
-        if options.checkpoint is not None:
-            self.checkpoint = Checkpoint(options.checkpoint, self._identity())
-            saved = self.checkpoint.load()
-        chains = options.chains
-        calls = int(self.kernel.gradients * (options.draws + self.warmup))
-        self.posterior.prepare("value_and_grad", batch=chains, calls=calls, compile=options.compile)
-        if saved is not None:
-            self._restore(*saved)
-            return
-        fit = (
-            options.init if isinstance(options.init, Fit) else lm(self.posterior, init=options.init, seed=options.seed)
-        )
+        self.entries: list[dict[str, np.ndarray]] = []
+        calls = int(kernel.gradients * (options.draws + self.warmup))
+        posterior.prepare("value_and_grad", batch=options.chains, calls=calls, compile=options.compile)
+        saved = None if checkpoint is None else checkpoint.load()
+        self.here = self._start() if saved is None else self._restored(*saved)
+
+    def _start(self) -> _Point:
+        options, posterior = self.options, self.posterior
+        fit = options.init
+        if not isinstance(fit, Fit):
+            fit = lm(posterior, init=fit, seed=options.seed)
         self.message = fit.message
-        self.whitened = Whitened(self.posterior, fit.z, torch.linalg.cholesky(fit.hessian))
-        self.state = _dispersed(self.whitened, chains, options.seed)
-        self.adaptation = _adaptation(torch.full((chains,), self.kernel.first_step(self.posterior.size)))
-        self.step_size = torch.exp(self.adaptation.prox_center)
+        whitened = Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
+        first = torch.full((options.chains,), self.kernel.first_step(posterior.size), dtype=torch.float64)
+        return _Point(
+            step=0,
+            goal=self.warmup + options.draws,
+            state=_dispersed(whitened, options.chains, options.seed),
+            step_size=first,
+            adaptation=vars(DualAveraging(prox_center=torch.log(self.kernel.boldness * first))),
+            whitened=whitened,
+        )
 
     # -- running
 
-    def go(self) -> bool:
-        """Warm up and draw; False where the run was interrupted."""
-        options = self.options
-        goal = self.warmup + options.draws
-        bar = tqdm(total=goal, initial=self.step, disable=not options.progress, desc=self.kernel.name, unit="draw")
+    def result(self) -> az.InferenceData:
+        """Run to the end, or until interrupted, and return the draws."""
+        complete = True
+        bar = tqdm(
+            total=self.here.goal,
+            initial=self.here.step,
+            disable=not self.options.progress,
+            desc=self.kernel.name,
+            unit="draw",
+        )
         try:
-            while True:
-                while self.step < goal:
-                    for _ in range(min(_BLOCK, goal - self.step)):
-                        self._advance()
-                        bar.update()
-                    bar.set_postfix(self._outlook(), refresh=False)
-                    self._save_when_due()
-                goal = self._extended(goal)
-                if self.step >= goal:
-                    return True
-                bar.total = goal
+            self._run(bar)
         except KeyboardInterrupt:
-            if self._drawn() < 4:
+            if self.here.step < self.warmup + _FEWEST_DRAWS:
                 raise
-            return False
+            complete = False
         finally:
             bar.close()
             self._save()
+        return self._exported(complete)
+
+    def _run(self, bar: Any) -> None:
+        while True:
+            while self.here.step < self.here.goal:
+                for _ in range(min(_BLOCK, self.here.goal - self.here.step)):
+                    self._advance()
+                    bar.update()
+                bar.set_postfix(self._outlook(), refresh=False)
+                if self.checkpoint is not None and self.checkpoint.due():
+                    self._save()
+            goal = self._extended()
+            if goal <= self.here.goal:
+                return
+            bar.total = goal
+            self.here = replace(self.here, goal=goal)
 
     def _advance(self) -> None:
-        """One transition of all chains. Nothing is changed before the transition is whole."""
-        warming = self.step < self.warmup
-        seed = int(np.random.SeedSequence([self.options.seed, self.step]).generate_state(1)[0])
-        state, stats = self.kernel.transition(self.whitened, self.state, self.step_size, seed)
+        """One transition of all chains."""
+        here = self.here
+        seed = int(np.random.SeedSequence([self.options.seed, here.step]).generate_state(1)[0])
+        state, stats = self.kernel.transition(here.whitened, here.state, here.step_size, seed)
         entry = {name: value.cpu().numpy() for name, value in stats.items()}
-        entry |= {"lp": -state.potential.cpu().numpy(), "step_size": self.step_size.cpu().numpy().copy()}
+        entry |= {"lp": -state.potential.cpu().numpy(), "step_size": here.step_size.numpy()}
         entry["position"] = state.position.cpu().numpy()
-        self.state = state
-        for name, value in entry.items():
-            self.recorded.setdefault(name, []).append(value)
-        self.step += 1
-        if warming:
-            self._adapt(stats["acceptance_rate"])
+        del self.entries[here.step :]
+        self.entries.append(entry)
+        there = replace(here, step=here.step + 1, state=state)
+        self.here = there if here.step >= self.warmup else self._adapted(there, stats["acceptance_rate"])
 
-    def _adapt(self, acceptance: Tensor) -> None:
+    def _adapted(self, here: _Point, acceptance: Tensor) -> _Point:
+        adaptation = _dual_averaging(here.adaptation)
         missing = self.kernel.target_acceptance - acceptance.to(torch.float64).cpu()
-        at_most = self.step_size >= self.kernel.largest_step  # where a longer step would change nothing
-        self.adaptation.step(torch.where(at_most, missing.clamp(min=0.0), missing))
-        now, averaged = self.adaptation.get_state()
-        self.step_size = torch.exp(averaged if self.step == self.warmup else now)
+        at_most = here.step_size >= self.kernel.largest_step  # where a longer step would change nothing
+        adaptation.step(torch.where(at_most, missing.clamp(min=0.0), missing))
+        now, averaged = adaptation.get_state()
+        step_size = torch.exp(averaged if here.step == self.warmup else now)
+        here = replace(here, step_size=step_size, adaptation=vars(adaptation))
         first, last = int(_LEARN_FROM * self.warmup), int(_LEARN_AT * self.warmup)
-        if self.step == last and last - first >= 10:
-            seen = torch.as_tensor(np.stack(self.recorded["position"][first:last], axis=1)).to(self.state.position)
-            learned = self.whitened.learned(seen, prior_draws=_PRIOR_DRAWS_PER_DIMENSION * self.posterior.size)
-            position = learned.whiten(self.whitened.unwhiten(self.state.position))
-            self.whitened, self.state = learned, State(position, *learned.potential(position))
-        if self.step == self.warmup:
-            self.recorded = {}
+        if here.step != last:
+            return here
+        seen = torch.as_tensor(np.stack([entry["position"] for entry in self.entries[first:last]], axis=1))
+        learned = here.whitened.learned(
+            seen.to(here.state.position), prior_draws=_PRIOR_DRAWS_PER_DIMENSION * self.posterior.size
+        )
+        if learned is here.whitened:
+            return here
+        position = learned.whiten(here.whitened.unwhiten(here.state.position))
+        return replace(here, whitened=learned, state=State(position, *learned.potential(position)))
 
-    def _extended(self, goal: int) -> int:
-        """The number of transitions to make in all, now that `goal` are made."""
-        options = self.options
+    def _extended(self) -> int:
+        """The number of transitions to make in all, now that as many as meant are made."""
+        options, goal = self.options, self.here.goal
         most = options.max_draws
         if most is None and options.max_seconds is None:
-            return goal
+            return max(goal, self.warmup + options.draws)
+        if goal < self.warmup + options.draws:
+            return self.warmup + options.draws
         if options.max_seconds is not None and time.monotonic() - self.began > options.max_seconds:
             return goal
-        if quick_verdict(self.posterior, self._z(), self._stats(), self.kernel.target_acceptance).ok:
+        if quick_verdict(self.posterior, *self._drawn(), self.kernel.target_acceptance).ok:
             return goal
         more = goal + options.draws
         return more if most is None else min(more, self.warmup + most)
 
     # -- what has been drawn
 
-    def _drawn(self) -> int:
-        return max(0, self.step - self.warmup)
+    def _drawn(self) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Draws in the unconstrained space, (chains, draws, D), and statistics, (chains, draws)."""
+        stats = _stacked(self.entries[self.warmup : self.here.step])
+        position = torch.as_tensor(stats.pop("position")).to(self.here.state.position)
+        whole = {name: value.astype(int) for name, value in stats.items() if name in _WHOLE}
+        return self.here.whitened.unwhiten(position), {**stats, **whole}
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.stack(values, axis=1) for name, values in self.recorded.items()}
-
-    def _z(self) -> Tensor:
-        position = torch.as_tensor(self._arrays()["position"]).to(self.state.position)
-        return self.whitened.unwhiten(position)
-
-    def _stats(self) -> dict[str, np.ndarray]:
-        stats = self._arrays()
-        del stats["position"]
-        return {name: value.astype(int) if name in _WHOLE else value for name, value in stats.items()}
-
-    def result(self, complete: bool) -> az.InferenceData:
-        incomplete = f"incomplete, interrupted after {self._drawn()} of {self.options.draws} draws: take it up again"
+    def _exported(self, complete: bool) -> az.InferenceData:
+        draws, stats = self._drawn()
+        incomplete = f"incomplete: interrupted after {draws.shape[1]} of {self.options.draws} draws a chain"
         attrs = {
             "method": self.kernel.name,
             "warmup": self.warmup,
@@ -201,8 +226,8 @@ class _Run:
         }
         return to_inference_data(
             self.posterior,
-            self._z(),
-            sample_stats=self._stats(),
+            draws,
+            sample_stats=stats,
             seed=self.options.seed,
             target_acceptance=self.kernel.target_acceptance,
             attrs=attrs,
@@ -210,72 +235,82 @@ class _Run:
         )
 
     def _outlook(self) -> dict[str, str]:
-        rates = self.recorded.get("acceptance_rate", [])
-        return {"acceptance": f"{np.mean(rates):.2f}"} if rates and self.step > self.warmup else {"warming": "up"}
+        if self.here.step <= self.warmup:
+            return {"warming": "up"}
+        rates = [entry["acceptance_rate"].mean() for entry in self.entries[-_BLOCK:]]
+        return {"acceptance": f"{np.mean(rates):.2f}"}
 
     # -- checkpoints
 
-    def _identity(self) -> dict[str, Any]:
-        options, posterior = self.options, self.posterior
-        kernel = self.kernel._asdict()  # type: ignore[attr-defined]
-        return {
-            "kernel": {"name": self.kernel.name, **kernel},
-            "seed": options.seed,
-            "chains": options.chains,
-            "warmup": self.warmup,
-            "sites": [site.name for site in posterior.sites],
-            "data": posterior.fingerprint,
-        }
-
-    def _save_when_due(self) -> None:
-        if self.checkpoint is not None and self.checkpoint.due():
-            self._save()
-
     def _save(self) -> None:
-        if self.checkpoint is None or self.step == 0:
+        here = self.here
+        if self.checkpoint is None or here.step == 0:
             return
-        adaptation = self.adaptation
         state = {
-            "step": self.step,
+            "step": here.step,
+            "goal": here.goal,
             "message": self.message,
-            "centre": self.whitened.centre.cpu().numpy(),
-            "factor": self.whitened.factor.cpu().numpy(),
-            "step_size": self.step_size.numpy(),
-            "adaptation": {name: _as_array(value) for name, value in vars(adaptation).items()},
-            **{name: value.cpu().numpy() for name, value in self.state._asdict().items()},
+            "centre": here.whitened.centre.cpu().numpy(),
+            "factor": here.whitened.factor.cpu().numpy(),
+            "step_size": here.step_size.numpy(),
+            "adaptation": {
+                name: value.numpy() if isinstance(value, Tensor) else value for name, value in here.adaptation.items()
+            },
+            **{name: value.cpu().numpy() for name, value in here.state._asdict().items()},
         }
-        self.checkpoint.save(state, self._arrays())
+        self.checkpoint.save(state, _stacked(self.entries[: here.step]))
 
-    def _restore(self, state: dict[str, Any], draws: dict[str, np.ndarray]) -> None:
+    def _restored(self, state: dict[str, Any], draws: dict[str, np.ndarray]) -> _Point:
+        def tensor(value: np.ndarray) -> Tensor:
+            return torch.as_tensor(value).clone()  # aligned as torch's own memory: sums round alike
+
         device = self.posterior.device
-
-        def tensor(name: str) -> Tensor:
-            return torch.as_tensor(state[name], device=device)
-
-        self.step, self.message = state["step"], state["message"]
-        self.whitened = Whitened(self.posterior, tensor("centre"), tensor("factor"))
-        self.state = State(*(tensor(name) for name in State._fields))
-        self.step_size = torch.as_tensor(state["step_size"])
-        self.adaptation = DualAveraging()
-        for name, value in state["adaptation"].items():
-            setattr(self.adaptation, name, torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
-        self.recorded = {name: list(np.moveaxis(values, 1, 0)) for name, values in draws.items()}
-
-    def close(self) -> None:
-        if self.checkpoint is not None:
-            self.checkpoint.close()
+        self.message = state["message"]
+        self.entries = [{name: values[:, i] for name, values in draws.items()} for i in range(state["step"])]
+        return _Point(
+            step=state["step"],
+            goal=max(state["goal"], self.warmup + self.options.draws),
+            state=State(*(tensor(state[name]).to(device) for name in State._fields)),
+            step_size=tensor(state["step_size"]),
+            adaptation={
+                name: tensor(value) if isinstance(value, np.ndarray) else value
+                for name, value in state["adaptation"].items()
+            },
+            whitened=Whitened(self.posterior, tensor(state["centre"]).to(device), tensor(state["factor"]).to(device)),
+        )
 
 
 _WHOLE = ("n_steps", "tree_depth")
+_FEWEST_DRAWS = 4  # that an interrupted run returns
 
 
-def _as_array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, Tensor) else value
+def _stacked(entries: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Records of transitions as arrays of shape (chains, transitions, ...)."""
+    return {name: np.stack([entry[name] for entry in entries], axis=1) for name in entries[0]}
 
 
-def _adaptation(first: Tensor) -> DualAveraging:
-    """Dual averaging of the logarithms of step sizes, one per chain, about `first` (Hoffman & Gelman 2014)."""
-    return DualAveraging(prox_center=torch.log(first.to(torch.float64)))
+def _identity(kernel: Kernel, posterior: Posterior, options: Options) -> dict[str, Any]:
+    """What makes a run the one that it is, beside its length."""
+    return {
+        "method": kernel.name,
+        "kernel": {name: getattr(kernel, name) for name in kernel._fields},  # type: ignore[attr-defined]
+        "seed": options.seed,
+        "chains": options.chains,
+        "warmup": _warmup(options),
+        "sites": [site.name for site in posterior.sites],
+        "data": posterior.fingerprint,
+    }
+
+
+def _warmup(options: Options) -> int:
+    return WARMUP if options.warmup is None else options.warmup
+
+
+def _dual_averaging(numbers: Mapping[str, Any]) -> DualAveraging:
+    """Dual averaging of the logarithms of step sizes, one per chain (Hoffman & Gelman 2014), as it was left."""
+    adaptation = DualAveraging()
+    vars(adaptation).update(numbers)
+    return adaptation
 
 
 def _dispersed(whitened: Whitened, chains: int, seed: int) -> State:
@@ -283,20 +318,24 @@ def _dispersed(whitened: Whitened, chains: int, seed: int) -> State:
     generator = torch.Generator().manual_seed(seed)
     size = len(whitened.centre)
     position = _DISPERSION * torch.randn(chains, size, generator=generator, dtype=torch.float64).to(whitened.centre)
-    for _ in range(12):
+    lowest, _ = whitened.potential(torch.zeros_like(position))
+    if not bool(lowest.isfinite().all()):
+        raise ValueError(
+            "expected a fit at a point of finite density, got one where it isn't; fit again with inference.lm"
+        )
+    for attempt in range(_HALVINGS):
         potential, gradient = whitened.potential(position)
-        lowest, _ = whitened.potential(torch.zeros_like(position))
         far = ~(potential < lowest + 5 * size + 50)
         if not bool(far.any()):
             break
-        position = torch.where(far[:, None], 0.5 * position, position)
+        position = torch.where(far[:, None], 0.5 * position if attempt < _HALVINGS - 2 else 0.0, position)
     return State(position, potential, gradient)
 
 
 def _check(method: str, kernel: Kernel, options: Options) -> None:
     check_run(
         method, draws=options.draws, chains=options.chains, seed=options.seed, compile=options.compile,
-        max_seconds=options.max_seconds, warmup=WARMUP if options.warmup is None else options.warmup,
+        max_seconds=options.max_seconds, warmup=_warmup(options),
         max_draws=options.max_draws,
     )  # fmt: skip
     if not 0 < kernel.target_acceptance < 1:

@@ -1,15 +1,34 @@
-"""The result of a fit to the maximum of the posterior."""
+"""The result of a fit to the maximum of the posterior, whatever method climbed there, and the curvature it reports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from astropy.table import Table
 from torch import Tensor
 
+from bayesprof.inference.constraints import Constrained
+from bayesprof.inference.information import chi_square, degrees_of_freedom
 from bayesprof.inference.posterior import Posterior
+
+_SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
+_DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
+_AT_MAXIMUM = 1e-4  # Newton decrement of an end within a hundredth of a standard deviation of the maximum
+
+
+class Density(Protocol):
+    """What is climbed: a log density of a vector, as a :class:`Posterior` is one."""
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density and its gradient."""
+
+    def expansion(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log density, gradient, information of the data, and minus the Hessian of the log prior."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +36,8 @@ class Fit:
     """A maximum of the posterior, with its curvature.
 
     The maximum is that of the density in the unconstrained space, where the parameters run over the whole line.
+
+    Gaussian constraints (:class:`Constraint`) count as data in all that follows.
 
     Attributes
     ----------
@@ -45,6 +66,8 @@ class Fit:
     curvature_ratio : tuple of float
         Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear
         model.
+    path : ndarray or None
+        Log density after each step of an optimiser or each cycle of :func:`iterate`; None where a method keeps none.
     """
 
     params: dict[str, float | np.ndarray]
@@ -61,6 +84,7 @@ class Fit:
     hessian: Tensor = field(repr=False)
     hessian_kind: str
     curvature_ratio: tuple[float, float]
+    path: np.ndarray | None = field(default=None, repr=False)
 
     def table(self) -> Table:
         """Parameters as an astropy table with columns parameter, value and std, one row per scalar."""
@@ -110,3 +134,166 @@ def moments_at(
             labels += entry_labels(name, tuple(value.shape))
     latent = factor @ jacobian[: len(labels)].T
     return params, stds, (latent.T @ latent).cpu().numpy(), labels
+
+
+def start_at(posterior: Posterior, init: Mapping[str, Any] | Fit | None) -> Tensor:
+    """`z` to start from, shape (D,): a fit's values, or those of :meth:`Posterior.initial`."""
+    if isinstance(init, Fit):
+        latent = {site.name for site in posterior.sites}
+        init = {name: value for name, value in init.params.items() if name in latent}
+    return posterior.initial(init)
+
+
+def fit_at(
+    target: Posterior | Constrained,
+    z: Tensor,
+    *,
+    log_density: float,
+    converged: bool,
+    iterations: int,
+    message: str,
+    free: Tensor | None = None,
+) -> Fit:
+    """The fit that ended at `z`, with the exact Hessian there where it is positive definite.
+
+    An end that `converged` is refused as a maximum where the curvature is singular or the exact Hessian isn't positive
+    definite. `free` (D,) is False for entries held by a bound, whose rows and columns are left out of that judgement.
+    """
+    posterior = target.posterior if isinstance(target, Constrained) else target
+    _, _, information, prior = target.expansion(z)
+    gauss_newton = positive_curvature(information, prior)
+    root = gauss_newton.diagonal().clamp(min=1e-30).sqrt()
+    normalised = gauss_newton / torch.outer(root, root)
+    singular = bool(torch.linalg.eigvalsh(normalised).min() < _SINGULAR)
+    if singular:
+        # a floor under its eigenvalues, so that there is a matrix to report at all
+        normalised = normalised + _SINGULAR * torch.eye(posterior.size, dtype=z.dtype, device=z.device)
+        gauss_newton = normalised * torch.outer(root, root)
+    factor = torch.linalg.cholesky(gauss_newton)
+    relative = _whitened_hessian(target, z, factor)
+    finite = bool(relative.isfinite().all())
+    eigenvalues = torch.linalg.eigvalsh(relative) if finite else torch.zeros(1, dtype=z.dtype)
+    exact = bool(eigenvalues.min() > 1e-6) and not singular
+    hessian = factor @ relative @ factor.T if exact else gauss_newton
+    maximum = exact
+    if free is not None and not exact and finite and not singular:
+        inside = (factor @ relative @ factor.T)[free][:, free]
+        maximum = bool(torch.linalg.cholesky_ex(inside).info == 0)
+    if converged and singular:
+        message = (
+            "Failed: the curvature is singular, the data and the priors don't determine every parameter; hold one, or "
+            f"give it a narrower prior. ({message})"
+        )
+    elif converged and not maximum:
+        message = (
+            "Failed: the exact Hessian isn't positive definite, this is a saddle or a flat direction and no maximum; "
+            f"try other starting values (init=), or starts=4 with lm. ({message})"
+        )
+    nodes = posterior.observed_nodes(z)
+    chi2 = [chi_square(node) for node in nodes.values()]
+    dof = sum(degrees_of_freedom(node) for node in nodes.values()) - posterior.size
+    if isinstance(target, Constrained):
+        chi2.append(target.chi_square(z))
+        dof += target.count
+    params, std, covariance, labels = moments_at(posterior, z, 0.5 * (hessian + hessian.T))
+    return Fit(
+        params=params,
+        std=std,
+        covariance=covariance,
+        labels=labels,
+        chi2=None if not chi2 or None in chi2 else sum(part for part in chi2 if part is not None),
+        dof=dof,
+        converged=converged and maximum,
+        message=message,
+        iterations=iterations,
+        log_density=log_density,
+        z=z,
+        hessian=0.5 * (hessian + hessian.T),
+        hessian_kind="exact" if exact else "gauss-newton",
+        curvature_ratio=(float(eigenvalues.min()), float(eigenvalues.max())),
+    )
+
+
+def judged_at(
+    target: Posterior | Constrained,
+    z: Tensor,
+    *,
+    iterations: int,
+    ending: str,
+    path: list[float],
+    free: Tensor | None = None,
+) -> Fit:
+    """The fit of a method that left off at `z` for the reason in `ending`; whether it converged is read off `z` alone.
+
+    It did where the Newton decrement g^T H^-1 g, the squared distance to the maximum in standard deviations, is below
+    1e-4. Entries that aren't `free` are left out of it.
+    """
+    value, gradient = target.value_and_grad(z)
+    finite = bool(value.isfinite() & gradient.isfinite().all())
+    message = f"The log density isn't finite where it ended ({ending}); give other starting values (init=)."
+    fit = fit_at(
+        target,
+        z,
+        log_density=float(value),
+        converged=finite,
+        iterations=iterations,
+        message=ending if finite else message,
+        free=free,
+    )
+    if not finite:
+        return replace(fit, path=np.array(path))
+    decrement = newton_decrement(gradient, fit.hessian, free)
+    distance = f"{math.sqrt(max(decrement, 0.0)):.1g} standard deviations from the maximum"
+    if decrement >= _AT_MAXIMUM:
+        advice = "go on from here with lm(model, init=fit), or with other settings"
+        fit = replace(fit, converged=False, message=f"Stopped {distance}: {ending}; {advice}.")
+    elif fit.converged:
+        fit = replace(fit, message=f"Converged: {distance} ({ending}).")
+    return replace(fit, path=np.array(path))
+
+
+def newton_decrement(gradient: Tensor, hessian: Tensor, free: Tensor | None = None) -> float:
+    """g^T H^-1 g over the entries that are `free` (all by default), for a positive definite H."""
+    if free is not None:
+        gradient, hessian = gradient[free], hessian[free][:, free]
+    root = hessian.diagonal().clamp(min=1e-30).sqrt()
+    scaled = gradient / root
+    return float(scaled @ torch.linalg.solve(hessian / torch.outer(root, root), scaled))
+
+
+def positive_curvature(information: Tensor, prior: Tensor) -> Tensor:
+    """Information plus prior; where that isn't positive, its eigenvalues, in units where its diagonal is 1, by their
+    size.
+    """
+    total = information + prior
+    total = torch.nan_to_num(0.5 * (total + total.T))
+    root = total.diagonal().abs().clamp(min=1e-30).sqrt()
+    values, vectors = torch.linalg.eigh(total / torch.outer(root, root))
+    if bool(values.min() > 0):
+        return total
+    return ((vectors * values.abs()) @ vectors.T) * torch.outer(root, root)
+
+
+def exact_hessian(target: Density, z: Tensor, gauss_newton: Tensor) -> Tensor | None:
+    """Minus the Hessian of the log density at `z`; None where it isn't positive definite."""
+    factor, failed = torch.linalg.cholesky_ex(gauss_newton)
+    if bool(failed):
+        return None
+    relative = _whitened_hessian(target, z, factor)
+    definite = bool(relative.isfinite().all()) and bool(torch.linalg.eigvalsh(relative).min() > 1e-6)
+    return factor @ relative @ factor.T if definite else None
+
+
+def _whitened_hessian(target: Density, z: Tensor, factor: Tensor) -> Tensor:
+    """Minus the Hessian of the log density in coordinates where the Gauss-Newton matrix, factor factor^T, is the
+    unit matrix.
+
+    Central differences of the exact gradient, with steps of a thousandth of a standard deviation: relative error 1e-6
+    for a nearly Gaussian posterior, and a sixth of a millionth of the fourth derivative in general.
+    """
+    directions = torch.linalg.solve_triangular(factor.T, torch.eye(len(z), dtype=z.dtype, device=z.device), upper=True)
+    steps = _DIFFERENCE * directions.T
+    _, gradients = target.value_and_grad(z + torch.cat([steps, -steps]))
+    ahead, behind = gradients.split(len(z))
+    hessian = (behind - ahead) @ directions / (2 * _DIFFERENCE)
+    return 0.5 * (hessian + hessian.T)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.inference.capture import Captured, capture
+from bayesprof.inference.capture import Captured, capture, interpreted
 
 _CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
 _SHARED_MODELS = 16  # models whose derived functions are kept
@@ -90,6 +90,7 @@ class _Shared:
         self.size, self.all_known = size, all_known
         self.calls: Counter[tuple[str, int]] = Counter()
         self.captured: dict[tuple[str, int], Captured] = {}
+        self.interpreted: dict[tuple[str, int], Callable[..., Any]] = {}
         self.compiled: dict[tuple[str, int], Callable[..., Any]] = {}
 
     def batched(self, name: str) -> Callable[..., Any]:
@@ -119,7 +120,9 @@ class _Shared:
 
     def bind(self, key: tuple[str, int], constants: tuple[Tensor, ...], example: Tensor) -> Callable[[Tensor], Any]:
         captured = self.capture(key, example, constants).with_inputs(constants)
-        run = self.compiled.get(key, captured.graph.forward)
+        if key not in self.compiled and key not in self.interpreted:
+            self.interpreted[key] = interpreted(captured, example)
+        run = self.compiled[key] if key in self.compiled else self.interpreted[key]
         return lambda z: run(z, *captured.constants)
 
 

@@ -29,8 +29,8 @@ class State(NamedTuple):
 
 
 class Kernel(Protocol):
-    """`name` of the method; `target_acceptance` that step sizes are adapted to, starting from `first_step` and no
-    longer than `largest_step`; `gradients` expected per draw.
+    """`name` of the method; `target_acceptance` that step sizes are adapted to, starting from `first_step`, drawn
+    toward `boldness` times that, and no longer than `largest_step`; `gradients` expected per draw.
     """
 
     @property
@@ -41,6 +41,8 @@ class Kernel(Protocol):
     def gradients(self) -> float: ...
     @property
     def largest_step(self) -> float: ...
+    @property
+    def boldness(self) -> float: ...
     def first_step(self, size: int) -> float: ...
     def transition(
         self, target: Whitened, state: State, step_size: Tensor, seed: int
@@ -65,6 +67,7 @@ class SplitHMC(NamedTuple):
     turn: float = math.pi / 2
     jitter: float = 0.1
     gradients: float = 1.5
+    boldness: float = 1.0
     name: str = "split HMC"
 
     @property
@@ -98,6 +101,7 @@ class MALA(NamedTuple):
 
     target_acceptance: float = 0.574
     gradients: float = 1.0
+    boldness: float = 1.0
     name: str = "MALA"
     largest_step: float = math.inf
 

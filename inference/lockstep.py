@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import greenlet
 import pyro.infer
 import torch
+from pyro.infer.mcmc.nuts import _TreeInfo
 from torch import Tensor
 
 from bayesprof.inference.kernels import State
@@ -88,6 +89,10 @@ class PyroKernel(NamedTuple):
         return 6.0 if self.kind == "NUTS" else 3.0
 
     @property
+    def boldness(self) -> float:
+        return 10.0  # as in Hoffman & Gelman (2014): long steps are cheap to try
+
+    @property
     def largest_step(self) -> float:
         return math.inf
 
@@ -115,11 +120,14 @@ class PyroKernel(NamedTuple):
             step = step_size * (1 + self.jitter * (2 * float(torch.rand(())) - 1))
             asked = 0
 
-            def potential(params: dict[str, Tensor]) -> Tensor:
+            def counted(w: Tensor) -> tuple[Tensor, Tensor]:
                 nonlocal asked
                 asked += 1
+                return ask(w)
+
+            def potential(params: dict[str, Tensor]) -> Tensor:
                 w = params["w"]
-                value, gradient = ask(w.detach())
+                value, gradient = counted(w.detach())
                 return value + gradient @ (w - w.detach())  # what autograd will find is the gradient
 
             options: dict[str, Any] = {"step_size": step, "adapt_step_size": False, "adapt_mass_matrix": False}
@@ -127,7 +135,7 @@ class PyroKernel(NamedTuple):
                 kernel = _NUTS(potential_fn=potential, max_tree_depth=self.max_tree_depth, **options)
             else:
                 kernel = _HMC(potential_fn=potential, num_steps=math.ceil(self.turn / step_size - 1e-6), **options)
-            kernel.start(state)
+            kernel.start(state, counted)
             end = kernel.sample({"w": state.position})["w"]
             _, value, gradients = kernel._fetch_from_cache()
             return State(end.detach(), value.detach(), gradients["w"].detach()), {
@@ -146,7 +154,8 @@ class _OneTransition:
 
     energy = math.nan
 
-    def start(self: Any, state: State) -> None:
+    def start(self: Any, state: State, ask: Ask) -> None:
+        self.ask = ask
         self._initial_params = {"w": state.position}
         self._warmup_steps = 0
         self._cache({"w": state.position}, state.potential, {"w": state.gradient})
@@ -159,7 +168,30 @@ class _OneTransition:
 
 
 class _NUTS(_OneTransition, pyro.infer.NUTS):
-    pass
+    def _build_basetree(
+        self,
+        z: dict[str, Tensor],
+        r: dict[str, Tensor],
+        z_grads: dict[str, Tensor],
+        log_slice: Tensor,
+        direction: int,
+        energy_current: Tensor,
+    ) -> _TreeInfo:
+        """One leapfrog step, as Pyro makes it but for unit mass and a potential that comes with its gradient: half of
+        its time went into autograd and changes of scale.
+        """
+        step = self.step_size if direction == 1 else -self.step_size
+        momentum = r["w"] - 0.5 * step * z_grads["w"]
+        position = z["w"] + step * momentum
+        value, gradient = self.ask(position)
+        momentum = momentum - 0.5 * step * gradient
+        energy = (value + 0.5 * momentum.dot(momentum)).nan_to_num(nan=math.inf)
+        sliced = energy + log_slice
+        end, its_r, its_grads, unscaled = {"w": position}, {"w": momentum}, {"w": gradient}, {("w",): momentum}
+        return _TreeInfo(
+            end, its_r, unscaled, its_grads, end, its_r, unscaled, its_grads, end, value, its_grads, unscaled, -sliced,
+            False, bool(sliced > self._max_sliced_energy), (energy_current - energy).exp().clamp(max=1.0), 1,
+        )  # fmt: skip
 
 
 class _HMC(_OneTransition, pyro.infer.HMC):

@@ -152,8 +152,7 @@ class Posterior:
         if len(values) < len(self.sites) and hasattr(self.model, "initial_values"):
             values = {**self.model.initial_values(), **values}
         if len(values) < len(self.sites):
-            median = self.constrain(self._prior_draws().median(dim=0).values)
-            values = {**median, **values}
+            values = {**self.constrain(self._prior_median), **values}
         return self.unconstrain({site.name: values[site.name] for site in self.sites})
 
     def prior_draw(self, seed: int) -> Tensor:
@@ -275,7 +274,7 @@ class Posterior:
         return Functions(self._forward, self.size, all_known=all_known)
 
     @cached_property
-    def _most_together(self) -> int:
+    def most_together(self) -> int:
         """Number of points evaluated together: until their arrays are so large that more only cost memory."""
         return max(1, min(_BATCH, _BATCH_ELEMENTS // max(self._forward.largest, 1)))
 
@@ -293,7 +292,7 @@ class Posterior:
             return tree_map(lambda value: value[0], self._functions(name, z.detach()[None]))
         flat = z.detach().reshape(-1, self.size)
         count = len(flat)
-        most = self._most_together
+        most = self.most_together
         if count > most:  # the last batch is filled up, so that all have one size
             flat = torch.cat([flat, flat[-1:].expand(-count % most, -1)])
         parts = [self._functions(name, part) for part in flat.split(most)]
@@ -321,8 +320,8 @@ class Posterior:
         """
         points = torch.zeros(count, 0, dtype=self.dtype, device=self.device) if z is None else z
         parts = [
-            self._simulated(points[i : i + self._most_together], None if z is None else self.constrain, other)
-            for i, other in zip(range(0, len(points), self._most_together), seeds_from(seed, len(points)), strict=False)
+            self._simulated(points[i : i + self.most_together], None if z is None else self.constrain, other)
+            for i, other in zip(range(0, len(points), self.most_together), seeds_from(seed, len(points)), strict=False)
         ]
         return tree_map(lambda *values: torch.cat(values), *parts)
 
@@ -334,6 +333,7 @@ class Posterior:
 
         with torch.no_grad(), unchecked(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than one by one
+            warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
             try:
                 with seeded(seed):
                     return torch.func.vmap(draw, randomness="different")(points)
@@ -379,8 +379,11 @@ class Posterior:
         with torch.no_grad(), seeded(seed):
             return poutine.trace(self.model).get_trace(*self._args, **self._kwargs)
 
-    def _prior_draws(self) -> Tensor:
-        return torch.stack([self.prior_draw(self.seed + 2 + i) for i in range(_PRIOR_DRAWS)])
+    @cached_property
+    def _prior_median(self) -> Tensor:
+        drawn = self.simulate(count=_PRIOR_DRAWS, seed=self.seed + 2)
+        z = [site.transform.inv(drawn[site.name].to(self.dtype)).reshape(_PRIOR_DRAWS, -1) for site in self.sites]
+        return torch.cat(z, dim=1).clamp(-1e3, 1e3).median(dim=0).values
 
 
 class _Observing(Messenger):

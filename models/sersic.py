@@ -34,7 +34,7 @@ from bayesprof.models.galaxy import galaxy
 N_RANGE = (0.25, 10.0)
 """Sersic indices for which the transform is tabulated; outside, the profile is that of the nearer end."""
 
-# The table runs in t = ln(1 + (kappa / KAPPA_0)^2) / 2: quadratic near 0, where F = 1 - <R^2> kappa^2 / 4,
+# The table runs in t = ln(1 + (kappa / KAPPA_0)^2): quadratic near 0, where F = 1 - <R^2> kappa^2 / 4,
 # logarithmic beyond. <R^2> is 2,200 r_eff^2 at n = 10. KAPPA_MAX is reached by r_eff = 22,000 pixels at the Nyquist
 # frequency.
 _KAPPA_0 = 1e-3
@@ -83,7 +83,7 @@ class Sersic(Profile):
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
         table = sersic_table().to(wavenumber_squared.device)
-        return look_up(table, 0.5 * torch.log1p(wavenumber_squared / _KAPPA_0**2), torch.log(self.n))
+        return look_up(table, torch.log1p(wavenumber_squared * (1 / _KAPPA_0**2)), torch.log(self.n))
 
     def brightness(self, radius_squared: Tensor) -> Tensor:
         n = self.n.clamp(*N_RANGE)
@@ -161,15 +161,15 @@ def sersic_transform(kappa: np.ndarray, n: float) -> np.ndarray:
 
 @lru_cache
 def sersic_table() -> Table:
-    """The transform tabulated in ``ln(1 + (kappa / 0.001)^2) / 2`` and ``ln n``."""
+    """The transform tabulated in ``ln(1 + (kappa / 0.001)^2)`` and ``ln n``."""
 
     def transform(t: np.ndarray, log_n: float) -> np.ndarray:
-        kappa = _KAPPA_0 * np.sqrt(np.expm1(2 * t[1:]))
+        kappa = _KAPPA_0 * np.sqrt(np.expm1(t[1:]))
         return np.concatenate([[1.0], sersic_transform(kappa, math.exp(log_n))])
 
     return tabulate(
         transform,
-        t_max=0.5 * math.log1p((_KAPPA_MAX / _KAPPA_0) ** 2),
+        t_max=math.log1p((_KAPPA_MAX / _KAPPA_0) ** 2),
         intervals=_INTERVALS,
         p_low=math.log(N_RANGE[0]),
         p_high=math.log(N_RANGE[1]),

@@ -674,7 +674,7 @@ def test_result_has_every_group_with_named_dimensions(scene_draws):
     }
     assert posterior["galaxy.ellipticity"].dims == ("chain", "draw", "ellipticity_component")
     assert list(posterior["ellipticity_component"].values) == ["e1", "e2"]
-    assert dict(posterior.sizes) == {"chain": 2, "draw": 100, "ellipticity_component": 2}
+    assert dict(posterior.sizes) == {"chain": 2, "draw": 300, "ellipticity_component": 2}
     assert posterior["galaxy.r_eff"].attrs["units"] == "pixel"
     assert set(scene_draws.sample_stats.data_vars) == {
         "lp",

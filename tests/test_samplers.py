@@ -80,7 +80,7 @@ def test_interrupted_run_resumes_to_the_same_draws(name, stop, skewed, tmp_path,
     advance = chains._Run._advance
 
     def interrupted(run: chains._Run) -> None:
-        if run.step == stop:
+        if run.here.step == stop:
             raise KeyboardInterrupt
         advance(run)
 

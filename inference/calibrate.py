@@ -1,0 +1,505 @@
+"""Simulation-based calibration: whether a method's posteriors mean what they say, for any model.
+
+Parameters drawn from the prior, and data simulated from them, are one draw from the joint distribution; so are the
+parameters of a draw from the posterior given those data. The rank of the truth among independent draws from the
+posterior is then uniform, for every parameter, whatever the model (Cook, Gelman & Rubin 2006, JCGS 15, 675; Talts
+et al. 2018, arXiv:1804.06788). Ranks that aren't show an error in the density, the sampler or the approximation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import arviz as az
+import numpy as np
+import torch
+from astropy.table import Table
+from scipy.stats import binom, chi2, norm, poisson
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bayesprof.inference.fit import entry_labels
+from bayesprof.inference.importance import importance, resampled
+from bayesprof.inference.laplace import student_t, whitened_at
+from bayesprof.inference.lm import lm
+from bayesprof.inference.nuts import nuts
+from bayesprof.inference.posterior import Posterior, seeds_from
+from bayesprof.inference.verdict import k_hat_limit
+
+LEVELS = (0.5, 0.683, 0.954)
+"""Probabilities of the central intervals whose coverage is counted."""
+FALSE_ALARM = 0.01
+"""Probability that a correct posterior fails, over all its parameters and tests (Bonferroni)."""
+FLAGGED = 0.1
+"""Fraction of fits that may fail by their own verdict before the calibration fails."""
+JOINT = "log density"
+"""Label of the log posterior density, ranked beside the parameters: it feels all widths at once, and a posterior that
+ignores the data, which no parameter's rank does (Modrak et al. 2023, arXiv:2211.02383)."""
+
+_PROPOSALS = (5, 40)  # draws from the approximation for each draw kept; k-hat of the few is uncertain by 0.3
+_INDEPENDENT = 0.7  # effective fraction of the draws kept, below which they repeat each other too much
+_NUTS_DRAWS = 300  # per chain, of four, where they can't
+_STARTS = 4  # of a fit that didn't converge from the first
+_BATCH = 64  # draws evaluated together
+
+Outcome = az.InferenceData | Tensor | np.ndarray | tuple[Tensor | np.ndarray, str]
+Method = Callable[[Posterior, int], Outcome]
+Simulator = Callable[[int], Mapping[str, Tensor]]
+
+
+class Uniformity(NamedTuple):
+    """What the ranks of one parameter say.
+
+    `offset`, `offset_error`: mean normal score of the truths, in posterior standard deviations (0 where calibrated;
+    above it the posterior lies too low); `spread`: their standard deviation (1; above it the posterior is too
+    narrow). `p_offset`, `p_spread`, and `p_shape` of the ECDF against simultaneous bands, are the probabilities of
+    as much from a calibrated posterior.
+    """
+
+    offset: float
+    offset_error: float
+    spread: float
+    p_offset: float
+    p_spread: float
+    p_shape: float
+
+    @property
+    def p(self) -> float:
+        """The smallest of the three."""
+        return min(self.p_offset, self.p_spread, self.p_shape)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of known truths among posterior draws, and what they say about a method.
+
+    Attributes
+    ----------
+    ranks : dict
+        Number of draws below the truth, by label, one for each simulation that gave draws: integers from 0 to
+        `draws`. The labels are the scalars of the latent sites, and "log density" for the posterior density itself.
+    draws : int
+        Posterior draws that each truth was ranked among.
+    simulations : int
+        Number of simulations, those that gave no draws included.
+    flagged : dict
+        How often, by reason, a fit failed by its own verdict. Its ranks count all the same.
+    missing : dict
+        How often, by reason, a fit gave no draws to rank.
+    """
+
+    ranks: dict[str, np.ndarray]
+    draws: int
+    simulations: int
+    flagged: dict[str, int]
+    missing: dict[str, int]
+
+    @property
+    def coverage(self) -> dict[str, dict[float, float]]:
+        """Fraction of truths inside the central interval of each of LEVELS, by label."""
+        return {
+            name: {level: coverage(ranks, self.draws, level) for level in LEVELS} for name, ranks in self.ranks.items()
+        }
+
+    @property
+    def coverage_error(self) -> dict[float, float]:
+        """Binomial standard deviation of the coverages of a calibrated posterior, by level."""
+        return {level: (level * (1 - level) / self._ranked) ** 0.5 for level in LEVELS}
+
+    def band(self, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """What :func:`ecdf_band` gives for these ranks."""
+        return ecdf_band(self._ranked, self.draws, probability)
+
+    @cached_property
+    def tests(self) -> dict[str, Uniformity]:
+        """Tests of uniform ranks, by label."""
+        return {name: uniformity(ranks, self.draws) for name, ranks in self.ranks.items()}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What the tests found, by label, of the parameters that failed one."""
+        limit = FALSE_ALARM / (3 * len(self.tests))
+        return {name: _found(name, test, limit) for name, test in self.tests.items() if test.p < limit}
+
+    @property
+    def verdict(self) -> str:
+        """The word "ok", or what failed, parameter by parameter, and what to look for."""
+        failures = list(self.failed.values())
+        if failures:
+            failures[-1] += (
+                "; look for a term missing in the density, noise of the wrong size in the likelihood, or a sampler "
+                "or an approximation that doesn't cover the posterior"
+            )
+        flagged, missing = sum(self.flagged.values()), sum(self.missing.values())
+        if flagged > FLAGGED * self.simulations:
+            failures.append(
+                f"{flagged} of {self.simulations} fits failed by their own verdict, most often: "
+                f"{_commonest(self.flagged)}"
+            )
+        if missing:
+            failures.append(
+                f"{missing} of {self.simulations} fits gave no draws, which hides their ranks, most often: "
+                f"{_commonest(self.missing)}"
+            )
+        return "; ".join(failures) or "ok"
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == "ok"
+
+    def table(self) -> Table:
+        """One row a parameter: coverages in percent, offset and spread of the truths, and the smallest of the three
+        p-values.
+        """
+        rows = [
+            (name, *(100 * covered[level] for level in LEVELS), test.offset, test.spread, test.p)
+            for (name, covered), test in zip(self.coverage.items(), self.tests.values(), strict=True)
+        ]
+        levels = [f"{100 * level:g}%" for level in LEVELS]
+        table = Table(rows=rows, names=("parameter", *levels, "offset", "spread", "p"))
+        for column in levels:
+            table[column].format = ".1f"
+        for column in ("offset", "spread"):
+            table[column].format = ".3f"
+        table["p"].format = ".2g"
+        return table
+
+    @property
+    def _ranked(self) -> int:
+        return len(next(iter(self.ranks.values())))
+
+    def __repr__(self) -> str:
+        counts = f"{self.simulations} simulations, {self.draws} draws each"
+        failed = (
+            f"{sum(self.flagged.values())} flagged by their own verdict, {sum(self.missing.values())} without draws"
+        )
+        errors = ", ".join(f"{100 * error:.1f}" for error in self.coverage_error.values())
+        rows = "\n".join(self.table().pformat(show_dtype=False, max_lines=-1, max_width=-1))
+        return f"Calibration: {self.verdict}\n{counts}; {failed}; errors of the coverages {errors}\n{rows}"
+
+
+def calibrate(
+    model: Callable[..., Any] | Posterior,
+    *args: Any,
+    simulations: int = 128,
+    draws: int = 99,
+    method: Method | None = None,
+    simulate: Simulator | None = None,
+    start: str = "model",
+    seed: int = 0,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Calibration:
+    """Check by simulation whether the posteriors of `model` that `method` finds are calibrated.
+
+    Parameters
+    ----------
+    model : callable or Posterior
+        Any Pyro model whose prior and likelihood are all of it, or the Posterior of it. `args` and `kwargs` are the
+        model's. The priors of a :class:`bayesprof.Scene` stay those of its own image.
+    simulations : int
+        Parameters and data drawn, at least 20. Among 128, a width wrong by a third shows in a single parameter;
+        among 1,000, by a tenth.
+    draws : int
+        Nearly independent posterior draws to rank each truth among. More are thinned evenly to as many; a chain
+        whose ESS is lower is flagged.
+    method : function, optional
+        Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
+        (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default :func:`lm`
+        and Laplace's approximation, importance-resampled, or :func:`nuts` where the weights aren't to be trusted.
+    simulate : function, optional
+        Takes a seed and returns a value of every latent and observed site: where the data come from something else
+        than the model, to see what that does. By default the model draws both.
+    start : "model" or "truth"
+        Where the fits of the default method start. "model": without knowing the truth, at the likeliest of 63 draws
+        of the prior and the point that the model itself starts from (which a scene measured on its own image, not on
+        the simulated one). "truth" is faster, and hides that fits end in the wrong one of several modes.
+    seed : int
+        Same seed, same ranks.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range, methods that return something else, and models that can't simulate: without
+        observed sites, with factors, or with scaled sites.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def model():
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+    ...     pyro.sample("data", dist.Normal(mean, 1.0).expand([4]).to_event(1), obs=torch.zeros(4))
+    >>> calibration = calibrate(model, simulations=50, progress=False)
+    >>> calibration.verdict
+    'ok'
+    """
+    for name, value, least in (("simulations", simulations, 20), ("draws", draws, 9)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"calibrate: expected {name} >= {least}, a whole number, got {value!r}")
+    for name, function in (("method", method), ("simulate", simulate)):
+        if function is not None and not callable(function):
+            raise TypeError(f"calibrate: expected {name} to be a function, got {type(function).__name__}")
+    if start not in ("model", "truth"):
+        raise ValueError(f"calibrate: expected start to be 'model' or 'truth', got {start!r}")
+    if method is not None and start != "model":
+        raise ValueError("calibrate: start is for the default method only; give `method` a start of its own")
+    posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
+    _check_generative(posterior)
+    simulate = simulate or _prior_predictive(posterior)
+    prior_seeds = seeds_from(seed + 1, _BATCH - 1)
+    starts = torch.stack([posterior.initial(), *(posterior.prior_draw(prior_seed) for prior_seed in prior_seeds)])
+
+    ranks: list[dict[str, int]] = []
+    flagged: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    seeds = seeds_from(seed, 2 * simulations)
+    for simulated_seed, fit_seed in tqdm(
+        zip(seeds[::2], seeds[1::2], strict=True), total=simulations, disable=not progress, desc="SBC", unit="fit"
+    ):
+        values = simulate(simulated_seed)
+        replica = posterior.with_data({name: values[name] for name in posterior.observed})
+        truth = {site.name: values[site.name] for site in posterior.sites}
+        try:
+            if method is not None:
+                outcome = method(replica, fit_seed)
+            else:
+                init = truth if start == "truth" else _best_of(starts, replica)
+                outcome = _laplace_or_nuts(replica, fit_seed, draws, init)
+        except (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+            missing[f"{type(error).__name__}: {error}"] += 1
+            continue
+        kept, verdict = _independent(outcome, replica, draws)
+        if not bool(kept.isfinite().all()):
+            missing["draws that aren't finite"] += 1
+            continue
+        if verdict != "ok":
+            flagged[verdict] += 1
+        ranks.append(_ranks(replica, truth, kept, fit_seed))
+    if not ranks:
+        raise ValueError(f"calibrate: expected draws from the fits, got none from all {simulations}: {dict(missing)}")
+    columns = {label: np.array([row[label] for row in ranks]) for label in ranks[0]}
+    return Calibration(columns, draws, simulations, dict(flagged), dict(missing))
+
+
+def coverage(ranks: np.ndarray, draws: int, level: float) -> float:
+    """Fraction of truths inside the central interval of probability `level`.
+
+    Each rank stands for its share [rank, rank + 1] / (draws + 1) of the probability, which may lie inside in part, so
+    that the expected value is `level` for any number of draws.
+
+    Examples
+    --------
+    >>> round(coverage(np.arange(10), 9, 0.683), 12)
+    0.683
+    """
+    low, high = 0.5 - level / 2, 0.5 + level / 2
+    edges = np.stack([ranks, ranks + 1]) / (draws + 1)
+    inside = np.clip(np.minimum(edges[1], high) - np.maximum(edges[0], low), 0.0, None)
+    return float(inside.mean() * (draws + 1))
+
+
+def uniformity(ranks: np.ndarray, draws: int) -> Uniformity:
+    """Tests of the ranks, from 0 to `draws`, of one parameter for an offset, a spread or a shape unlike the uniform's.
+
+    The first two are tests of normal scores, which for an almost Gaussian posterior have more power than any test of
+    shape; the third is that of Sailynoja, Burkner & Vehtari (2022, Statistics and Computing 32, 32).
+
+    Examples
+    --------
+    >>> test = uniformity(np.arange(100).repeat(5), 99)
+    >>> abs(test.offset) < 1e-9, round(test.spread, 6), test.p_shape > 0.99
+    (True, 1.0, True)
+    """
+    count = len(ranks)
+    all_scores = norm.ppf((np.arange(draws + 1) + 0.5) / (draws + 1))
+    # those of uniform ranks fall short of a normal distribution's by the tails beyond the outermost draws
+    variance, kurtosis = float((all_scores**2).mean()), float((all_scores**4).mean() / (all_scores**2).mean() ** 2)
+    scores = all_scores[ranks]
+    offset, error = float(scores.mean()), (variance / count) ** 0.5
+    square = float(scores.var()) / variance
+    freedom = 2 * (count - 1) / (kurtosis - 1)  # of the chi-square that has the variance of their sample variance
+    p_spread = 2 * min(chi2.cdf(freedom * square, freedom), chi2.sf(freedom * square, freedom))
+    below = np.cumsum(np.bincount(ranks, minlength=draws + 1))[:-1]
+    cdf = _cdf(draws)
+    tail = float(np.minimum(binom.cdf(below, count, cdf), binom.sf(below - 1, count, cdf)).min())
+    # a band just inside of the outermost point of the ECDF
+    p_shape = 1 - _probability_inside(*_pointwise_band(tail * (1 + 1e-9), count, draws), count, draws)
+    return Uniformity(
+        offset,
+        error,
+        square**0.5,
+        float(2 * norm.sf(abs(offset) / error)),
+        float(min(p_spread, 1)),
+        max(p_shape, 1e-14),
+    )
+
+
+@lru_cache
+def ecdf_band(count: int, draws: int, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Simultaneous band of the ECDF of `count` uniform ranks: lower and upper edge at the ranks 0 to ``draws - 1``.
+
+    The whole ECDF stays inside with at least `probability` (Sailynoja, Burkner & Vehtari 2022, section 3.2): the band
+    of one pointwise probability, found by bisection.
+    """
+    low, high = 0.0, 0.5 * (1 - probability)
+    for _ in range(25):
+        tail = 0.5 * (low + high)
+        inside = _probability_inside(*_pointwise_band(tail, count, draws), count, draws)
+        low, high = (tail, high) if inside >= probability else (low, tail)
+    lower, upper = _pointwise_band(low, count, draws) if low else (np.zeros(draws), np.full(draws, count))
+    return lower / count, upper / count
+
+
+def _cdf(draws: int) -> np.ndarray:
+    """Distribution function of uniform ranks at 0 to ``draws - 1``."""
+    return np.arange(1, draws + 1) / (draws + 1)
+
+
+def _pointwise_band(tail: float, count: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest number of ranks, of `count`, up to each whose binomial tails both exceed `tail`."""
+    cdf = _cdf(draws)
+    return binom.ppf(tail, count, cdf).astype(int), binom.isf(tail, count, cdf).astype(int)
+
+
+def _probability_inside(lower: np.ndarray, upper: np.ndarray, count: int, draws: int) -> float:
+    """Probability that the cumulative counts of `count` uniform ranks stay within `lower` and `upper` everywhere.
+
+    Exact: the numbers at each rank are those of independent Poisson variates given their sum (Moscovich & Nadler 2017,
+    Statistics and Probability Letters 123, 177), so one kernel leads from each cumulative count to the next.
+    """
+    kernel = poisson.pmf(np.arange(count + 1), count / (draws + 1))
+    step = np.trim_zeros(np.where(kernel > 1e-30, kernel, 0.0), "b")
+    inside = np.zeros(count + 1)
+    inside[0] = 1.0
+    for low, high in zip(lower, upper, strict=True):
+        inside = np.convolve(inside, step)[: count + 1]
+        inside[:low] = inside[high + 1 :] = 0.0
+    return float(inside @ kernel[::-1] / poisson.pmf(count, count))
+
+
+def _check_generative(posterior: Posterior) -> None:
+    if not posterior.observed:
+        raise ValueError("calibrate: expected a model with an observed site to simulate, got none")
+    if posterior.factors:
+        raise ValueError(
+            f"calibrate: expected a model that can simulate its data, got one with the factors "
+            f"{list(posterior.factors)}; write them as distributions of observed sites, or take them out"
+        )
+    nodes = posterior.observed_nodes(posterior.prior_draw(0))
+    scaled = [name for name, node in nodes.items() if float(node["scale"]) != 1]
+    if scaled:
+        raise ValueError(
+            f"calibrate: expected observed sites that count once, got a scale at {scaled}, whose posterior isn't that "
+            "of simulated data; take out poutine.scale, or the subsampling of the plate"
+        )
+
+
+def _prior_predictive(posterior: Posterior) -> Simulator:
+    """The model as its own simulator: a draw from the prior, and data given it."""
+
+    def simulate(seed: int) -> dict[str, Tensor]:
+        of_prior, of_data = seeds_from(seed, 2)
+        return posterior.predictive(posterior.constrain(posterior.prior_draw(of_prior)), of_data)
+
+    return simulate
+
+
+def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
+    """Values of the latent sites at the start, of (n, D), where the density is highest."""
+    return posterior.constrain(starts[posterior.log_density(starts).nan_to_num(-torch.inf).argmax()])
+
+
+def _laplace_or_nuts(
+    posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]
+) -> tuple[Tensor, str] | az.InferenceData:
+    fit = lm(posterior, init=init)
+    if not fit.converged:
+        fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
+    for proposals in _PROPOSALS:
+        count = _BATCH * math.ceil(proposals * draws / _BATCH)
+        weighted = importance(posterior, *student_t(whitened_at(posterior, fit), count, seed))
+        index, ess = resampled(weighted, draws, np.random.default_rng(seed))
+        if weighted.k_hat < k_hat_limit(count) and ess > _INDEPENDENT * draws:
+            return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
+    return nuts(posterior, init=fit, draws=_NUTS_DRAWS, seed=seed, progress=False, compile=False)
+
+
+def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor, str]:
+    """As many nearly independent unconstrained draws, shape (draws, D), and the verdict on them."""
+    outcome, verdict = outcome if isinstance(outcome, tuple) else (outcome, "ok")
+    if isinstance(outcome, az.InferenceData):
+        verdict = str(outcome.attrs.get("verdict", verdict))
+        outcome = _unconstrained(outcome, posterior)
+    z = torch.as_tensor(outcome, dtype=posterior.dtype, device=posterior.device)
+    if z.ndim not in (2, 3) or z.shape[-1] != posterior.size:
+        raise ValueError(
+            f"calibrate: expected a method that returns InferenceData or unconstrained draws of shape "
+            f"(draws, {posterior.size}) or (chains, draws, {posterior.size}), got the shape {tuple(z.shape)}"
+        )
+    flat = z.reshape(-1, posterior.size)
+    if len(flat) < draws:
+        raise ValueError(
+            f"calibrate: expected a method that returns {draws} draws or more, got {len(flat)}; take more, or give a "
+            "lower draws= to calibrate"
+        )
+    if z.ndim == 3 and bool(z.isfinite().all()):
+        ess = min(float(az.ess(z[..., i].cpu().numpy())) for i in range(posterior.size))
+        if verdict == "ok" and not ess >= draws:
+            verdict = f"an ESS below {draws}: the ranks aren't those of independent draws"
+    return flat[torch.linspace(0, len(flat) - 1, draws).round().long()], verdict
+
+
+def _unconstrained(post: az.InferenceData, posterior: Posterior) -> Tensor:
+    """Draws (chains, draws, D) of the latent sites of an InferenceData."""
+    parts = []
+    for site in posterior.sites:
+        value = torch.as_tensor(post["posterior"][site.name].values, dtype=posterior.dtype, device=posterior.device)
+        parts.append(site.transform.inv(value).reshape(*value.shape[:2], -1))
+    return torch.cat(parts, dim=-1)
+
+
+def _ranks(posterior: Posterior, truth: Mapping[str, Tensor], draws: Tensor, seed: int) -> dict[str, int]:
+    """Number of draws (draws, D) below the truth, by label; among equals by lot."""
+    lot = np.random.default_rng(seed)
+    pairs: dict[str, tuple[np.ndarray, float]] = {}
+    for name, values in posterior.constrain(draws).items():
+        flat, true = values.reshape(len(draws), -1).cpu().numpy(), truth[name].double().reshape(-1).cpu().numpy()
+        pairs.update(zip(entry_labels(name, tuple(truth[name].shape)), zip(flat.T, true, strict=True), strict=True))
+    densities = torch.cat([posterior.log_density(batch) for batch in draws.split(_BATCH)])
+    pairs[JOINT] = densities.cpu().numpy(), float(posterior.log_density(posterior.unconstrain(truth)))
+    return {
+        label: int((values < true).sum() + lot.integers((values == true).sum() + 1))
+        for label, (values, true) in pairs.items()
+    }
+
+
+def _found(name: str, test: Uniformity, limit: float) -> str:
+    """What the tests of a parameter found at the significance `limit`."""
+    found = []
+    if test.p_offset < limit:
+        size = f"by {abs(test.offset):.2f} posterior standard deviations (p = {test.p_offset:.1g})"
+        if name == JOINT:
+            way = "wide: the truths lie nearer to" if test.offset > 0 else "narrow, or off: the truths lie farther from"
+            return f"the posterior of all parameters is too {way} its maximum than its draws ({name}, {size})"
+        found.append(f"biased {'low' if test.offset > 0 else 'high'}, {size}")
+    if test.p_spread < limit:
+        way = "narrow" if test.spread > 1 else "wide"
+        found.append(f"too {way}: the truths scatter {test.spread:.2f} times as far (p = {test.p_spread:.1g})")
+    if not found and test.p_shape < limit:
+        found.append(f"of the wrong shape: its ranks aren't uniform (p = {test.p_shape:.1g})")
+    return f"{name} is {' and '.join(found)}"
+
+
+def _commonest(reasons: Mapping[str, int]) -> str:
+    return max(reasons, key=lambda reason: reasons[reason])

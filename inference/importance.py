@@ -1,0 +1,173 @@
+"""Pareto-smoothed importance sampling: what draws from an approximation say about the posterior, and whether to
+believe them.
+
+The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
+says how far the approximation can be trusted (Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25, 72). Weights know
+only where the approximation has drawn: k-hat can't tell of a mode that no draw has reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import arviz as az
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bayesprof.inference.export import to_inference_data
+from bayesprof.inference.posterior import Posterior
+
+CHAINS = 4
+"""Chains that independent draws are laid out in, for ArviZ to have some to compare."""
+_EQUAL = 1e-6  # log weights within this range of each other differ by rounding, and have no tail to fit
+
+
+class Weighted(NamedTuple):
+    """Draws from an approximation, weighted towards the posterior.
+
+    z : Tensor, shape (S, D)
+    log_density : Tensor, shape (S,)
+        Log of the unnormalised posterior density.
+    log_weights : Tensor, shape (S,)
+        Pareto-smoothed; their exponentials sum to 1. Minus infinity where the density isn't finite.
+    k_hat : float
+        Shape of the Pareto distribution of the largest weights; 0 where all are equal, infinite where too few draws
+        have a density.
+    ess : float
+        Effective number of independent draws, 1 / sum of the squared weights (Kong 1992).
+    log_evidence, error : float
+        Log of the mean smoothed weight, which estimates the marginal likelihood, and its standard error.
+    """
+
+    z: Tensor
+    log_density: Tensor
+    log_weights: Tensor
+    k_hat: float
+    ess: float
+    log_evidence: float
+    error: float
+
+
+def importance(posterior: Posterior, z: Tensor, log_proposal: Tensor, *, progress: bool = False) -> Weighted:
+    """Weights of independent draws `z` (S, D) of an approximation, whose log density there is `log_proposal` (S,).
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def model():
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("data", dist.Normal(mean, 1.0), obs=torch.tensor(2.0))
+    >>> wide = dist.Normal(torch.tensor(1.0, dtype=torch.float64), 1.0)
+    >>> z = wide.sample((1000, 1))
+    >>> weighted = importance(Posterior(model), z, wide.log_prob(z[:, 0]))
+    >>> weighted.k_hat < 0.5, weighted.ess > 800
+    (True, True)
+    """
+    size = posterior.most_together
+    posterior.prepare("log_density", batch=size, calls=-(-len(z) // size))
+    parts = []
+    with tqdm(total=len(z), disable=not progress, desc="weights", unit="draw") as bar:
+        for batch in z.split(size):
+            parts.append(posterior.log_density(batch))
+            bar.update(len(batch))
+    return weigh(z, torch.cat(parts), log_proposal)
+
+
+def weigh(z: Tensor, log_density: Tensor, log_proposal: Tensor) -> Weighted:
+    """As :func:`importance`, for a posterior density (S,) that is known already."""
+    ratio = (log_density - log_proposal).double()
+    raw = torch.where(ratio.isfinite(), ratio, -torch.inf).cpu().numpy()
+    count = len(raw)
+    if not np.isfinite(raw).any():
+        return Weighted(z, log_density, torch.full_like(ratio, -np.log(count)), np.inf, 0.0, -np.inf, np.nan)
+    if np.ptp(raw) < _EQUAL:
+        smoothed, k_hat = raw, 0.0
+    else:
+        with np.errstate(over="ignore"):  # in the fit of a tail with a few huge weights, where infinity is right
+            smoothed, k_hat = az.psislw(raw.copy(), normalize=False)
+    log_sum = float(np.logaddexp.reduce(smoothed))
+    log_weights = smoothed - log_sum
+    ess = float(1 / np.exp(2 * log_weights).sum())
+    error = float(np.sqrt(max(1 / ess - 1 / count, 0.0)))
+    normalised = torch.from_numpy(log_weights).to(ratio)
+    return Weighted(z, log_density, normalised, float(k_hat), ess, log_sum - float(np.log(count)), error)
+
+
+def resampled(weighted: Weighted, draws: int, generator: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Indices of `draws` unweighted draws, in random order, and how many independent ones they are worth.
+
+    Systematic resampling (Kitagawa 1996, JCGS 5, 1) of the draws in random order: one of weight w is taken
+    floor(draws w) or ceil(draws w) times, so none comes twice that doesn't carry more than 1/draws of the weight. With
+    f the fractional part of draws w, it adds sum f (1 - f) / draws^2 to the relative variance 1/ESS of the weights.
+    """
+    weights = np.exp(weighted.log_weights.cpu().numpy())
+    taken = generator.permutation(systematic(weights, draws, generator))
+    fraction = (draws * weights) % 1.0
+    variance = np.square(weights).sum() + (fraction * (1 - fraction)).sum() / draws**2
+    return taken, 0.0 if weighted.ess == 0 else float(1 / variance)
+
+
+def systematic(weights: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """Indices of `draws` systematic draws from `weights` (S,), which needn't sum to 1."""
+    order = generator.permutation(len(weights))
+    edges = np.cumsum(weights[order])
+    points = (np.arange(draws) + generator.random()) / draws * edges[-1]
+    return order[np.searchsorted(edges, points, side="right").clip(max=len(order) - 1)]
+
+
+def check_draws(method: str, draws: Any, proposals: Any) -> int:
+    """Number of proposals for `draws` draws: `proposals`, or twice as many where None, and 2,000 at least."""
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < CHAINS or draws % CHAINS:
+        raise ValueError(
+            f"{method}: expected draws, their number in all, to be a multiple of {CHAINS} (they are laid out in "
+            f"{CHAINS} chains), got {draws!r}"
+        )
+    if proposals is None:
+        return max(2 * draws, 2000)
+    if isinstance(proposals, bool) or not isinstance(proposals, int) or proposals < max(draws, 100):
+        raise ValueError(
+            f"{method}: expected proposals to be a whole number, 100 or more and no fewer than the {draws} draws taken "
+            f"from them, got {proposals!r}"
+        )
+    return proposals
+
+
+def importance_result(
+    posterior: Posterior,
+    weighted: Weighted,
+    *,
+    draws: int,
+    seed: int,
+    attrs: Mapping[str, Any],
+    traces: Mapping[str, np.ndarray] | None = None,
+) -> az.InferenceData:
+    """InferenceData of `draws` draws resampled from weighted ones, laid out in 4 chains.
+
+    Its sample_stats: the log density (lp), the index of the proposal that each draw is (proposal), and that proposal's
+    smoothed log weight, 0 for the average one (log_weight). Draws that are the same proposal make the effective sample
+    sizes that ArviZ computes too large. Honest ones are in attrs: ``importance_ess`` of the weights and
+    ``resampled_ess`` of the draws kept, beside ``k_hat``, ``proposals``, ``log_evidence`` and ``log_evidence_error``.
+    """
+    index, resampled_ess = resampled(weighted, draws, np.random.default_rng(seed))
+    index = index.reshape(CHAINS, -1)
+    z, log_density, log_weights = (
+        value[torch.from_numpy(index).to(value.device)]
+        for value in (weighted.z, weighted.log_density, weighted.log_weights)
+    )
+    stats = {
+        "lp": log_density.cpu().numpy(),
+        "proposal": index,
+        "log_weight": log_weights.cpu().numpy() + np.log(len(weighted.z)),
+    }
+    facts = {
+        "k_hat": weighted.k_hat,
+        "importance_ess": weighted.ess,
+        "resampled_ess": resampled_ess,
+        "proposals": len(weighted.z),
+        "log_evidence": weighted.log_evidence,
+        "log_evidence_error": weighted.error,
+    }
+    return to_inference_data(posterior, z, sample_stats=stats, seed=seed, attrs={**facts, **attrs}, traces=traces)

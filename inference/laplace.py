@@ -1,0 +1,135 @@
+"""The Laplace approximation, corrected and checked by importance sampling.
+
+Proposals come from a Student t with the centre and the curvature of the maximum: tails at least as heavy as most
+posteriors' keep the weights bounded where a Gaussian's are not. With as many degrees of freedom as dimensions, 10 at
+least, a Gaussian posterior keeps 86% of its effective draws in any dimension; k-hat of eight test posteriors, 0.3 to
+0.8 from a Gaussian, was -0.6 to 0.5 in seven of them and less in the eighth, and their effective draws changed by -4%
+to +130%.
+
+The proposal isn't matched to the weighted draws for another round, though that would save some posteriors from
+failing: of Neal's funnel, which k-hat otherwise refuses, two rounds more made k-hat accept 8 runs in 20, all of them
+wrong by five standard errors or more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import arviz as az
+import torch
+from torch import Tensor
+
+from bayesprof.inference.fit import Fit
+from bayesprof.inference.importance import check_draws, importance, importance_result
+from bayesprof.inference.lm import lm
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.whitening import Whitened
+
+_DEGREES_OF_FREEDOM = 10
+
+
+def laplace(
+    model: Callable[..., Any] | Posterior,
+    *args: Any,
+    init: Fit | Mapping[str, Any] | None = None,
+    draws: int = 1000,
+    proposals: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **kwargs: Any,
+) -> az.InferenceData:
+    """Draw from the posterior of `model` by importance sampling from its Laplace approximation.
+
+    Much faster than a sampler where it holds, and it says where it doesn't: the verdict asks for k-hat below
+    ``min(1 - 1/log10(proposals), 0.7)`` and 400 effective draws. It knows one maximum only: a second mode goes unseen.
+
+    Parameters
+    ----------
+    model : callable or Posterior
+        Any Pyro model with continuous latent sites, or the Posterior of it. `args` and `kwargs` are the model's.
+    init : Fit or mapping, optional
+        A fit, whose maximum and Hessian are used; or values to start :func:`lm` from; None starts it from the model.
+    draws : int
+        Draws kept in all, a multiple of 4.
+    proposals : int, optional
+        Draws from the approximation, out of which those are resampled; twice as many, 2,000 at least, where None.
+    seed : int
+        Same seed, same draws.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    arviz.InferenceData
+        As :func:`bayesprof.inference.importance.importance_result` lays it out, the draws independent up to
+        duplicates. In attrs ``log_evidence`` and ``log_evidence_error`` by importance sampling, and
+        ``log_evidence_laplace`` of the fit's Gaussian alone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range, and for models that :class:`Posterior` refuses.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def model():
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    ...     pyro.sample("data", dist.Normal(mean, 1.0).expand([4]).to_event(1), obs=torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    >>> post = laplace(model, progress=False)
+    >>> post.attrs["verdict"], round(post.attrs["log_evidence_laplace"], 3)
+    ('ok', -9.204)
+    """
+    proposals = check_draws("laplace", draws, proposals)
+    posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
+    fit = fitted(posterior, init, seed)
+    whitened = whitened_at(posterior, fit)
+    weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
+    attrs = {
+        "method": "Laplace",
+        "fit": fit.message,
+        "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
+    }
+    return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
+
+
+def fitted(posterior: Posterior, init: Fit | Mapping[str, Any] | None, seed: int) -> Fit:
+    """`init` where it is a fit of this posterior, else the fit from there."""
+    if not isinstance(init, Fit):
+        return lm(posterior, init=init, seed=seed)
+    if len(init.z) != posterior.size:
+        raise ValueError(
+            f"init: expected a fit of this model, whose posterior has {posterior.size} dimensions, got one of "
+            f"{len(init.z)}; fit it with inference.lm"
+        )
+    return init
+
+
+def whitened_at(posterior: Posterior, fit: Fit) -> Whitened:
+    """The coordinates in which the Laplace approximation is a standard normal distribution."""
+    return Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
+
+
+def log_volume(whitened: Whitened) -> float:
+    """Log determinant of dz/dw."""
+    return -float(whitened.factor.diagonal().log().sum())
+
+
+def laplace_evidence(whitened: Whitened, log_density: float) -> float:
+    """Log of the integral of the Gaussian that has `log_density` at the centre and the curvature there."""
+    return log_density + 0.5 * len(whitened.centre) * math.log(2 * math.pi) + log_volume(whitened)
+
+
+def student_t(whitened: Whitened, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` draws of z, (count, D), whose w follow a standard Student t, and their log density."""
+    size = len(whitened.centre)
+    df = max(_DEGREES_OF_FREEDOM, size)
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(count, size, dtype=torch.float64, generator=generator)
+    chi_square = torch.randn(count, df, dtype=torch.float64, generator=generator).square().sum(-1)
+    w = (normal / (chi_square / df).sqrt()[:, None]).to(whitened.centre)
+    log_norm = math.lgamma((df + size) / 2) - math.lgamma(df / 2) - size / 2 * math.log(df * math.pi)
+    log_density = log_norm - (df + size) / 2 * torch.log1p(w.square().sum(-1) / df) - log_volume(whitened)
+    return whitened.unwhiten(w), log_density
