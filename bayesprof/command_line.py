@@ -68,7 +68,8 @@ def _run(posterior: inference.Posterior, chosen: settings.Settings, progress: bo
     if options["method"] == "lm":
         return fit, fit
     given = {key: options[key] for key in ("draws", "warmup", "chains") if key in options}
-    return fit, inference.nuts(posterior, init=fit, seed=options["seed"], progress=progress, **given)
+    method = getattr(inference, options["method"])
+    return fit, method(posterior, init=fit, seed=options["seed"], progress=progress, **given)
 
 
 def _save(

@@ -115,7 +115,8 @@ def _rows(table: Table, series: Tensor, cells: Tensor, dtype: torch.dtype) -> tu
     """The four coefficients of the cubic in each cell, lowest first, for a Chebyshev vector per batch element."""
     rows = torch.tensordot(series, table.coefficients, dims=1).to(dtype)  # batch + (4, intervals)
     flat = cells.flatten(-2)[..., None, :]
-    picked = rows.gather(-1, flat.expand(*flat.shape[:-2], 4, -1))
+    batch = torch.broadcast_shapes(rows.shape[:-2], flat.shape[:-2])
+    picked = rows.expand(*batch, -1, -1).gather(-1, flat.expand(*batch, 4, -1))
     return tuple(plane.unflatten(-1, cells.shape[-2:]) for plane in picked.unbind(-2))
 
 

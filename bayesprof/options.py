@@ -139,9 +139,13 @@ def _add_method(group: Any) -> None:
         "--modules", metavar="DIR", help="folder of such modules (default: the settings file's, or this one)"
     )
     group.add_argument("--likelihood", metavar="NAME", help="gaussian (default), poisson or student_t")
-    group.add_argument("--method", metavar="NAME", help="nuts (default) or lm")
+    group.add_argument(
+        "--method", metavar="NAME", help="nuts (default), lm, sample, laplace, split_hmc, hmc, mala, ensemble or svi"
+    )
     group.add_argument("--starts", type=int, metavar="N", help="starts of the fit that comes first")
-    group.add_argument("--draws", type=int, metavar="N", help="draws kept per chain")
+    group.add_argument(
+        "--draws", type=int, metavar="N", help="draws kept, per chain (of sample, laplace and svi: in all)"
+    )
     group.add_argument("--warmup", type=int, metavar="N", help="draws before them, per chain")
     group.add_argument("--chains", type=int, metavar="N", help="chains")
     group.add_argument("--seed", type=int, metavar="N", help="same seed, same draws (default: 0)")

@@ -15,7 +15,7 @@
     kind = "flat_sky"
 
     [fit]
-    method = "nuts"              # or "lm"
+    method = "nuts"              # or another of METHODS
     seed = 0
 
 Further keys: `FIT_KEYS`, and at the top level ``out`` (the folder of results), ``overwrite`` and ``modules`` (the
@@ -85,7 +85,8 @@ _TOP_KEYS: dict[str, tuple[type, ...]] = {
     "modules": (str,),
     "version": (str,),  # of bayesprof, in files that it wrote
 }
-METHODS = ("lm", "nuts")
+METHODS = ("lm", "sample", "laplace", "split_hmc", "nuts", "hmc", "mala", "ensemble", "svi")
+_LENGTHS = ("draws", "warmup", "chains")
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,15 @@ def checked(tables: Mapping[str, Any]) -> Settings:
             raise ValueError(
                 f'[components.{name}]: expected a table with a kind, got {component!r}; add kind = "sersic"'
             )
-    defaults = {name: parameter.default for name, parameter in inspect.signature(inference.nuts).parameters.items()}
     given = {"method": "nuts", "likelihood": "gaussian", "seed": 0, "starts": 1, "threads": 1, **fit}
     if given["method"] not in METHODS:
         raise ValueError(f"[fit] expected method to be one of {', '.join(METHODS)}, got {given['method']!r}")
-    if given["method"] == "nuts":
-        given = {"draws": defaults["draws"], "chains": defaults["chains"], **given}
+    if given["method"] != "lm":
+        taken = inspect.signature(getattr(inference, given["method"])).parameters
+        for key in _LENGTHS:
+            if key in given and key not in taken:
+                raise ValueError(f"[fit] method {given['method']!r} takes no {key}; leave it out")
+        given = {key: taken[key].default for key in ("draws", "chains") if key in taken} | given
     for key, least in {"seed": 0, "starts": 1, "draws": 1, "chains": 1, "threads": 1}.items():
         if key in given and given[key] < least:
             raise ValueError(f"[fit] expected {key} to be at least {least}, got {given[key]}; correct it")

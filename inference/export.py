@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from bayesprof.inference.information import counted
-from bayesprof.inference.posterior import Posterior, seeds_from
+from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.verdict import Verdict, judge
 
 PREDICTIVE_DRAWS = 100
-"""Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
+"""Draws kept, over all chains, in posterior_predictive; as many as there are in prior and prior_predictive."""
 _TOGETHER = 32  # draws whose pointwise values are held at once
-POINTWISE_VALUES = 10_000_000
+POINTWISE_VALUES = 5_000_000
 """Values of log_likelihood kept per observed site; draws are thinned evenly to stay below."""
 
 
@@ -63,9 +63,8 @@ def to_inference_data(
     latent = [site.name for site in posterior.sites]
 
     keep = _thinned(draws, PREDICTIVE_DRAWS)
-    first, second = seeds_from(seed, 2)
-    prior, prior_predictive = _apart(posterior, posterior.simulate(count=PREDICTIVE_DRAWS, seed=first), (1, -1))
-    simulated = posterior.simulate(keep.reshape(-1, posterior.size), seed=second)
+    prior, prior_predictive = _apart(posterior, posterior.prior_predictive, (1, -1))
+    simulated = posterior.simulate(keep.reshape(-1, posterior.size), seed=seed)
     _, posterior_predictive = _apart(posterior, simulated, keep.shape[:2])
     log_likelihood, unmasked = _pointwise(posterior, draws, nodes)
     for name, index in unmasked.items():

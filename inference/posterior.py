@@ -20,7 +20,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, lowrank_multivariate_normal, multivariate_normal, normal
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
@@ -314,6 +314,11 @@ class Posterior:
         with torch.no_grad(), seeded(seed), unchecked():
             return self._drawn(values)
 
+    @cached_property
+    def prior_predictive(self) -> dict[str, Tensor]:
+        """100 draws of every site from the prior, as :meth:`simulate` gives them."""
+        return self.simulate(count=100, seed=self.seed + 1)
+
     def simulate(self, z: Tensor | None = None, *, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
         """Draws of every latent, deterministic and observed site, along a first axis: one at each point of `z`,
         (count, D), or `count` of them from the prior where None.
@@ -331,7 +336,7 @@ class Posterior:
         def draw(point: Tensor) -> dict[str, Tensor]:
             return self._drawn(None if constrain is None else constrain(point))
 
-        with torch.no_grad(), unchecked(), warnings.catch_warnings():
+        with torch.no_grad(), unchecked(), _normals_in_batches(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than one by one
             warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
             try:
@@ -384,6 +389,24 @@ class Posterior:
         drawn = self.simulate(count=_PRIOR_DRAWS, seed=self.seed + 2)
         z = [site.transform.inv(drawn[site.name].to(self.dtype)).reshape(_PRIOR_DRAWS, -1) for site in self.sites]
         return torch.cat(z, dim=1).clamp(-1e3, 1e3).median(dim=0).values
+
+
+@contextmanager
+def _normals_in_batches() -> Iterator[None]:
+    """Lets torch's normal distributions draw under vmap, which can't fill a tensor in place with random numbers."""
+
+    def standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.randn(shape, dtype=dtype, device=device)
+
+    modules = (normal, multivariate_normal, lowrank_multivariate_normal)
+    own = [module._standard_normal for module in modules]
+    for module in modules:
+        module._standard_normal = standard_normal
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, own, strict=True):
+            module._standard_normal = function
 
 
 class _Observing(Messenger):

@@ -18,7 +18,7 @@ from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.verdict import ESS, k_hat_limit
 
-_PROPOSALS = 1.5  # of the Laplace approximation, for each draw asked for
+_PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
 
 

@@ -27,6 +27,7 @@ K_HAT = 0.7
 STILL = 0.1
 """Fraction of a chain's draws that may be one and the same."""
 _FEW = 20  # draws in a row that may be the same in a chain however short
+_APART = 1.1  # R-hat of chains that are somewhere else, and not only short
 _MIXED = 0.1  # effective draws per draw of a chain that, alone, explores what it sees
 _HOPELESS = 20  # times as many draws: beyond, the model wants changing and not the sampler's patience
 
@@ -138,7 +139,7 @@ def _by_chains(idata: az.InferenceData, posterior: xr.Dataset, target_acceptance
     if chains == 1:
         failures.append("R-hat needs two chains or more; take chains=4")
     elif not r_hat < R_HAT:
-        apart = not never and _each_chain_mixes(posterior[worst])
+        apart = not never and r_hat > _APART and _each_chain_mixes(posterior[worst])
         failures.append(
             f"R-hat of {worst} is {r_hat:.3f}, not below {R_HAT}: the chains don't agree; "
             + (

@@ -19,6 +19,7 @@ from pyro.infer.reparam import LocScaleReparam
 from test_malformed_inputs import Case, assert_refused
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.utils._pytree import tree_leaves
 
 import bayesprof as bp
 from bayesprof import inference, models
@@ -207,6 +208,53 @@ def test_batches_and_vmap_agree_with_a_loop(name):
             for site, values in posterior.describe(z[i, j]).items():
                 torch.testing.assert_close(described[site][i, j], values, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(by_vmap, value[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["log_density", "value_and_grad", "expansion"])
+def test_captured_functions_are_the_direct_ones_to_the_last_bit(name, scene):
+    """What was called how often before must not show in anybody's draws."""
+    posterior = Posterior(scene)
+    z = posterior.initial() + points(posterior.size, 3, 0.01)
+    functions = posterior._functions
+    shared = functions._shared
+    shared.calls.clear()
+    shared.captured.clear()
+    functions._bound.clear()
+    direct = functions(name, z)
+    assert not shared.captured
+    posterior.prepare(name, batch=3, calls=1000)
+    assert shared.captured
+    for one, other in zip(tree_leaves(direct), tree_leaves(functions(name, z)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_data_share_the_graphs_and_change_the_density(scene):
+    posterior = Posterior(scene)
+    name = posterior.observed[0]
+    z = posterior.initial()
+    posterior.prepare("value_and_grad", batch=1, calls=1000)
+    other = posterior.with_data({name: posterior.data[name] + 0.5})
+    assert other._functions._shared is posterior._functions._shared
+    node = other.observed_nodes(z)[name]
+    assert torch.equal(node["value"], posterior.data[name] + 0.5)
+    expected = posterior.log_prior(z) + node["fn"].log_prob(node["value"])
+    torch.testing.assert_close(other.log_density(z), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other.value_and_grad(z)[0], expected, rtol=1e-12, atol=0)
+    assert other.fingerprint != posterior.fingerprint
+    with pytest.raises(ValueError, match="shape"):
+        posterior.with_data({name: torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="observed sites"):
+        posterior.with_data({"nobody": torch.zeros(2, 2)})
+
+
+def test_scenes_of_one_shape_share_their_graphs(simulated):
+    light = models.Exponential(17.3, 11.8, 600.0, 3.0, ellipticity=[0.2, 0.1]) + models.FlatSky(2.0)
+    brighter = models.Exponential(15.1, 12.2, 900.0, 2.5, ellipticity=[0.0, -0.2]) + models.FlatSky(1.0)
+    one, other = (
+        Posterior(bp.Scene(simulated(what), sky=models.flat_sky(), galaxy=models.exponential()))
+        for what in (light, brighter)
+    )
+    assert one._functions._shared is other._functions._shared
 
 
 def test_first_call_may_come_from_inside_vmap_and_grad():
@@ -690,7 +738,7 @@ def test_result_has_every_group_with_named_dimensions(scene_draws):
     assert scene_draws.prior_predictive["image"].shape[-2:] == (26, 33)
     assert set(scene_draws.prior.data_vars) == set(posterior.data_vars)
     assert {"image_sigma", "image_mask", "image_psf"} == set(scene_draws.constant_data.data_vars)
-    assert scene_draws.log_likelihood["image"].shape == (2, 100, 26 * 33 - 24)
+    assert scene_draws.log_likelihood["image"].shape == (2, 300, 26 * 33 - 24)
     assert isinstance(scene_draws.attrs["verdict"], str)
 
 
