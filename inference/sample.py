@@ -9,7 +9,7 @@ from typing import Any
 
 import arviz as az
 
-from bayesprof.inference.chains import check_run
+from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import CHAINS, importance, importance_result
 from bayesprof.inference.laplace import laplace_evidence, student_t, whitened_at
@@ -27,6 +27,7 @@ def sample(
     *args: Any,
     init: Fit | Mapping[str, Any] | None = None,
     draws: int = 1000,
+    warmup: int | None = None,
     chains: int = 8,
     starts: int = 1,
     seed: int = 0,
@@ -52,8 +53,8 @@ def sample(
         A fit, whose maximum and Hessian are used; or values to start :func:`lm` from; None starts it from the model.
     draws : int
         Draws in all, a multiple of 4 and of `chains`.
-    chains : int
-        Chains of the sampler, where it comes to that.
+    warmup, chains : int
+        Warm-up and chains of the sampler, where it comes to that.
     starts : int
         Starts of the fit. A second mode that no start finds goes unseen by either method.
     seed : int
@@ -87,7 +88,10 @@ def sample(
     >>> post.attrs["verdict"], post.attrs["method"]
     ('ok', 'Laplace')
     """
-    check_run("sample", draws=draws, chains=chains, seed=seed, compile=compile, max_seconds=max_seconds)
+    check_run(
+        "sample", draws=draws, chains=chains, seed=seed, compile=compile, max_seconds=max_seconds,
+        warmup=WARMUP if warmup is None else warmup,
+    )  # fmt: skip
     if draws % CHAINS or draws % chains:
         raise ValueError(
             f"sample: expected draws, their number in all, to be a multiple of {CHAINS} and of chains={chains}, got "
@@ -112,7 +116,7 @@ def sample(
         refused = f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws"
     each = draws // chains
     result = split_hmc(
-        posterior, init=fit, draws=each, chains=chains, seed=seed, progress=progress, compile=compile,
+        posterior, init=fit, draws=each, warmup=warmup, chains=chains, seed=seed, progress=progress, compile=compile,
         checkpoint=checkpoint, max_draws=10 * each if max_draws is None else max_draws, max_seconds=max_seconds,
     )  # fmt: skip
     for group in (result, *(result[name] for name in result.groups())):

@@ -138,6 +138,23 @@ def test_lm_prints_a_table_and_its_verdict(folder, tmp_path, capsys):
     assert abs(table["value"][0] - TRUTH["flux"]) < 4 * table["std"][0]
 
 
+def test_another_method_writes_the_same_files(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    lengths = ("--draws", 800, "--chains", 4, "--method", "sample")
+    assert fit("--settings", folder / "fit.toml", *lengths, "--out", out) in (0, 1)
+    assert {"posterior.nc", "summary.ecsv", "corner.png"} <= {path.name for path in out.iterdir()}
+    post = az.from_netcdf(out / "posterior.nc")
+    assert post.attrs["method"] in ("Laplace", "split HMC")
+    assert tomllib.loads((out / "settings.toml").read_text())["fit"]["method"] == "sample"
+
+
+def test_a_length_that_a_method_does_not_take_is_refused(folder, tmp_path, capsys):
+    options = ("--method", "laplace", "--chains", 4)
+    assert fit("--settings", folder / "fit.toml", *options, "--out", tmp_path / "out") == 2
+    assert "takes no" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_failed_verdict_exits_with_1_and_keeps_the_results(folder, tmp_path, capsys):
     short = ("--draws", 12, "--warmup", 20)
     assert fit("--settings", folder / "fit.toml", *short, "--out", tmp_path / "out", "--quiet") == 1
