@@ -17,8 +17,9 @@ from torch import Tensor
 from bayesprof.grid import chebyshev_interpolation, chebyshev_nodes, per_pixel
 from bayesprof.light import Pointlike, Profile
 
-_NODES = 9  # Chebyshev nodes per axis of the image
-_SHELLS = 2  # copies up to this many periods away are taken one by one
+# Copies up to two periods away are taken one by one, the first shell of them on more Chebyshev nodes per axis of the
+# image than the second: an elongated galaxy is narrow there.
+_FIRST_NODES, _SECOND_NODES = 13, 7
 _ANGLES = 24  # of the integral over the rest, on half a turn
 _RADII = 16
 _LOG_REACH = 9.0  # it ends at e^9 times where it starts
@@ -28,20 +29,20 @@ _LOG_REACH = 9.0  # it ends at e^9 times where it starts
 class PeriodicCopies:
     """Where to evaluate a profile, and the maps from the values to the pixels of the image.
 
-    `x`, `y`: points (1, near + far): the Chebyshev nodes, as seen from the source itself and from each of its near
-    copies, and then the points of the integral over the rest; `moves`: 1 where a point's offset from the source
-    changes with its position, else 0. `near`: the source and its near copies, a number. `weight`: of the points of
-    the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation. `middle` of the image, and a
-    `quarter_margin` of the period around it: (x, y), pixels.
+    `x`, `y`: points (1, first + second + far): the Chebyshev nodes, as seen from the source itself and from each of its
+    8 copies in the first shell, coarser ones as seen from the 16 in the second, and then the points of the integral
+    over the rest; `moves`: 1 where a point's offset from the source changes with its position, else 0. `weight`: of
+    the points of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation; `refine`: from the coarser to
+    the finer nodes. `middle` of the image, and a `quarter_margin` of the period around it: (x, y), pixels.
     """
 
     x: Tensor
     y: Tensor
     moves: Tensor
-    near: int
     weight: Tensor
     to_x: Tensor
     to_y: Tensor
+    refine: Tensor
     middle: Tensor
     quarter_margin: Tensor
 
@@ -65,10 +66,12 @@ class PeriodicCopies:
         dx = self.x - self.moves * per_pixel(source.x)
         dy = self.y - self.moves * per_pixel(source.y)
         values = source.brightness_at(dx, dy).squeeze(-2)
-        nodes_y, nodes_x = self.to_y.shape[1], self.to_x.shape[1]
-        near = values[..., : self.near * nodes_y * nodes_x].unflatten(-1, (self.near, nodes_y, nodes_x))
-        far = values[..., self.near * nodes_y * nodes_x :] @ self.weight
-        itself, copies = near[..., 0, :, :], near[..., 1:, :, :].sum(-3) + per_pixel(far)
+        sizes = (9 * _FIRST_NODES**2, 16 * _SECOND_NODES**2, len(self.weight))
+        first, second, rest = values.split(sizes, dim=-1)
+        first = first.unflatten(-1, (9, _FIRST_NODES, _FIRST_NODES))
+        second = second.unflatten(-1, (16, _SECOND_NODES, _SECOND_NODES)).sum(-3)
+        itself = first[..., 0, :, :]
+        copies = first[..., 1:, :, :].sum(-3) + self.refine @ second @ self.refine.mT + per_pixel(rest @ self.weight)
         nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
         return self.to_y @ nodes @ self.to_x.mT
 
@@ -78,14 +81,12 @@ def periodic_copies(
 ) -> PeriodicCopies:
     """The copies that a transform of `period` (rows, columns) lays over an image of `shape` (ny, nx)."""
     (ny, nx), (rows, columns) = shape, period
-    span = range(-_SHELLS, _SHELLS + 1)
-    shift = torch.tensor([(0, 0)] + [(a, b) for a in span for b in span if (a, b) != (0, 0)], dtype=torch.float64)
-    nodes_y, nodes_x = torch.meshgrid(
-        chebyshev_nodes(-0.5, ny - 0.5, _NODES), chebyshev_nodes(-0.5, nx - 0.5, _NODES), indexing="ij"
-    )
-    far_x, far_y, far_weight = _outside((_SHELLS + 0.5) * columns, (_SHELLS + 0.5) * rows)
-    near_x = (nodes_x.reshape(1, -1) + columns * shift[:, 1:]).flatten()
-    near_y = (nodes_y.reshape(1, -1) + rows * shift[:, :1]).flatten()
+    around = [(a, b) for a in range(-2, 3) for b in range(-2, 3)]
+    first = [(0, 0)] + [place for place in around if max(map(abs, place)) == 1]
+    second = [place for place in around if max(map(abs, place)) == 2]
+    parts = [_nodes(shape, period, *part) for part in ((first, _FIRST_NODES), (second, _SECOND_NODES))]
+    near_x, near_y = (torch.cat(axis) for axis in zip(*parts, strict=True))
+    far_x, far_y, far_weight = _outside(2.5 * columns, 2.5 * rows)
     sides = torch.tensor([nx, ny], dtype=torch.float64)
     tensors = {
         "middle": 0.5 * (sides - 1),
@@ -94,13 +95,21 @@ def periodic_copies(
         "y": torch.cat([near_y, far_y])[None],
         "moves": torch.cat([torch.ones_like(near_x), torch.zeros_like(far_x)]),
         "weight": far_weight / (rows * columns),
-        "to_x": chebyshev_interpolation(-0.5, nx - 0.5, _NODES, torch.arange(nx, dtype=torch.float64)),
-        "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _NODES, torch.arange(ny, dtype=torch.float64)),
+        "to_x": chebyshev_interpolation(-0.5, nx - 0.5, _FIRST_NODES, torch.arange(nx, dtype=torch.float64)),
+        "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _FIRST_NODES, torch.arange(ny, dtype=torch.float64)),
+        "refine": chebyshev_interpolation(-1.0, 1.0, _SECOND_NODES, chebyshev_nodes(-1.0, 1.0, _FIRST_NODES)),
     }
-    return PeriodicCopies(
-        near=len(shift),
-        **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()},
-    )
+    return PeriodicCopies(**{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()})
+
+
+def _nodes(
+    shape: tuple[int, int], period: tuple[int, int], places: list[tuple[int, int]], count: int
+) -> tuple[Tensor, Tensor]:
+    """x and y of `count` Chebyshev nodes per axis, shifted by each of the `places` (rows, columns, in periods)."""
+    (ny, nx), (rows, columns) = shape, period
+    y, x = torch.meshgrid(chebyshev_nodes(-0.5, ny - 0.5, count), chebyshev_nodes(-0.5, nx - 0.5, count), indexing="ij")
+    shift = torch.tensor(places, dtype=torch.float64)
+    return (x.reshape(1, -1) + columns * shift[:, 1:]).flatten(), (y.reshape(1, -1) + rows * shift[:, :1]).flatten()
 
 
 def _outside(half_width: float, half_height: float) -> tuple[Tensor, Tensor, Tensor]:
