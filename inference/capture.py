@@ -78,7 +78,8 @@ class Captured:
         for node in reversed(self.graph.graph.nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
-        part, copied = fx.Graph(), {}
+        part = fx.Graph()
+        copied: dict[fx.Node, fx.Node] = {}
         for node in self.graph.graph.nodes:
             if node in needed or node.op == "placeholder":
                 copied[node] = part.node_copy(node, copied.__getitem__)
@@ -260,7 +261,8 @@ def _simplify(graph: fx.GraphModule) -> None:
             value = _FILLED[node.target]
             value = node.args[1] if value is None else value
             with graph.graph.inserting_before(node):
-                shape, options = list(here.shape), {"dtype": here.dtype, "device": here.device}
+                shape = list(here.shape)
+                options: dict[str, Any] = {"dtype": here.dtype, "device": here.device}
                 constant = graph.graph.call_function(_ATEN.full.default, (shape, value), options)
             constant.meta["val"] = here
             node.replace_all_uses_with(constant)
@@ -318,7 +320,8 @@ def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Capture
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
     varying = {first, *_written(graph)}
-    recipe, copied = fx.Graph(), {}
+    recipe = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         if node.op == "output":
             continue

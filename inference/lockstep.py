@@ -131,6 +131,7 @@ class PyroKernel(NamedTuple):
                 return value + gradient @ (w - w.detach())  # what autograd will find is the gradient
 
             options: dict[str, Any] = {"step_size": step, "adapt_step_size": False, "adapt_mass_matrix": False}
+            kernel: Any
             if self.kind == "NUTS":
                 kernel = _NUTS(potential_fn=potential, max_tree_depth=self.max_tree_depth, **options)
             else:
@@ -156,8 +157,7 @@ class _OneTransition:
 
     def start(self: Any, state: State, ask: Ask) -> None:
         self.ask = ask
-        self._initial_params = {"w": state.position}
-        self._warmup_steps = 0
+        vars(self).update(_initial_params={"w": state.position}, _warmup_steps=0)
         self._cache({"w": state.position}, state.potential, {"w": state.gradient})
         self._initialize_adapter()
 

@@ -351,7 +351,7 @@ class Posterior:
         model = poutine.uncondition(self.model)
         if values is not None:
             model = poutine.condition(model, data=dict(values))
-        nodes = poutine.trace(model).get_trace(*self._args, **self._kwargs).nodes
+        nodes: Any = poutine.trace(model).get_trace(*self._args, **self._kwargs).nodes
         return {name: nodes[name]["value"] for name in (*self._latent, *self.deterministic, *self.observed)}
 
     @property
@@ -398,7 +398,7 @@ def _normals_in_batches() -> Iterator[None]:
     def standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=device)
 
-    modules = (normal, multivariate_normal, lowrank_multivariate_normal)
+    modules: tuple[Any, ...] = (normal, multivariate_normal, lowrank_multivariate_normal)
     own = [module._standard_normal for module in modules]
     for module in modules:
         module._standard_normal = standard_normal

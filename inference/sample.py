@@ -119,6 +119,7 @@ def sample(
         posterior, init=fit, draws=each, warmup=warmup, chains=chains, seed=seed, progress=progress, compile=compile,
         checkpoint=checkpoint, max_draws=10 * each if max_draws is None else max_draws, max_seconds=max_seconds,
     )  # fmt: skip
-    for group in (result, *(result[name] for name in result.groups())):
+    groups: list[Any] = [result, *(result[name] for name in result.groups())]
+    for group in groups:
         group.attrs["choice"] = refused
     return result
