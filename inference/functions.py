@@ -21,6 +21,7 @@ from torch import Tensor
 from bayesprof.inference.capture import Captured, capture, interpreted
 
 _CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
+_WORTH_COMPILING = 90.0  # seconds of captured evaluations: a compilation takes 40 and saves a third to two thirds
 _SHARED_MODELS = 16  # models whose derived functions are kept
 
 
@@ -78,9 +79,6 @@ class Functions:
         self._bound[key] = shared.bind(key, self.forward.constants, example)
 
 
-_WORTH_COMPILING = 40.0  # seconds of captured evaluations: about what a compilation takes, and it saves two thirds
-
-
 class _Shared:
     """What posteriors of one structure have in common."""
 
@@ -106,11 +104,12 @@ class _Shared:
         """Compile the captured graph, or warn where this machine can't."""
         if key in self.compiled:
             return
-        compiled = torch.compile(captured.graph)
         try:
             with warnings.catch_warnings(), torch.inference_mode():
                 # the few complex operations around the transforms are left to the library
                 warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
+                warnings.filterwarnings("ignore", message="`torch.jit")  # torch's own use of it
+                compiled = torch.compile(captured.graph)
                 compiled(torch.zeros_like(example), *captured.constants)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -282,7 +282,7 @@ BAD = {
         ("fit", *GOOD, "--likelihood", "cash"),
         "expected likelihood to be one of gaussian, poisson",
     ),
-    "unknown method": (("fit", *GOOD, "--method", "mcmc"), "expected method to be one of lm, nuts, got 'mcmc'"),
+    "unknown method": (("fit", *GOOD, "--method", "mcmc"), "ensemble, svi, got 'mcmc'"),
     "no draws": (("fit", *GOOD, "--draws", "0"), "expected draws to be at least 1, got 0"),
     "short warmup": (("fit", *GOOD, "--warmup", "3"), "expected warmup >= 20"),
     "no settings file": (("fit", *GOOD, "--settings", "none.toml"), "settings file 'none.toml' doesn't exist"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -226,6 +227,17 @@ def test_captured_functions_are_the_direct_ones_to_the_last_bit(name, scene):
     assert shared.captured
     for one, other in zip(tree_leaves(direct), tree_leaves(functions(name, z)), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_functions_are_the_plain_ones():
+    posterior = Posterior(noisy_regression)
+    z = points(posterior.size, 3, 0.3)
+    plain = [torch.stack(values) for values in zip(*(posterior.value_and_grad(point) for point in z), strict=True)]
+    posterior.prepare("value_and_grad", batch=3, calls=1, compile=True)
+    assert ("value_and_grad", 3) in posterior._functions._shared.compiled
+    for one, other in zip(posterior.value_and_grad(z), plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_other_data_share_the_graphs_and_change_the_density(scene):
