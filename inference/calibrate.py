@@ -25,11 +25,12 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
-from bayesprof.inference.laplace import student_t, whitened_at
+from bayesprof.inference.laplace import student_t
 from bayesprof.inference.lm import lm
 from bayesprof.inference.nuts import nuts
 from bayesprof.inference.posterior import Posterior, seeds_from
 from bayesprof.inference.verdict import k_hat_limit
+from bayesprof.inference.whitening import whitened_at
 
 LEVELS = (0.5, 0.683, 0.954)
 """Probabilities of the central intervals whose coverage is counted."""

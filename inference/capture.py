@@ -162,7 +162,7 @@ def interpreted(captured: Captured, example: Tensor) -> Callable[..., Any]:
 @contextmanager
 def _without_traces() -> Iterator[None]:
     """No Python traceback for every node: a quarter of the time of a capture."""
-    before = fx.config.do_not_emit_stack_traces
+    before = getattr(fx.config, "do_not_emit_stack_traces", False)  # newer than the oldest torch we take
     fx.config.do_not_emit_stack_traces = True
     try:
         yield

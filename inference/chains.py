@@ -23,13 +23,12 @@ from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.export import quick_verdict, to_inference_data
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.kernels import Kernel, State
-from bayesprof.inference.lm import lm
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.threads import one_thread
-from bayesprof.inference.whitening import Whitened
+from bayesprof.inference.whitening import DISPERSION, Whitened, whitened_at
 
 WARMUP = 100
-_DISPERSION = 1.5  # chains start at this many standard deviations of the Laplace approximation
 _LEARN_FROM, _LEARN_AT = 0.2, 0.6  # the part of warm-up whose draws refine the mass matrix
 _PRIOR_DRAWS_PER_DIMENSION = 10  # what the Hessian counts for in it
 _HALVINGS = 14  # of a start that lies too far out; after the last it is the centre
@@ -104,11 +103,9 @@ class _Run:
 
     def _start(self) -> _Point:
         options, posterior = self.options, self.posterior
-        fit = options.init
-        if not isinstance(fit, Fit):
-            fit = lm(posterior, init=fit, seed=options.seed)
+        fit = fitted(posterior, options.init, options.seed)
         self.message = fit.message
-        whitened = Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
+        whitened = whitened_at(posterior, fit)
         first = torch.full((options.chains,), self.kernel.first_step(posterior.size), dtype=torch.float64)
         return _Point(
             step=0,
@@ -317,7 +314,7 @@ def _dispersed(whitened: Whitened, chains: int, seed: int) -> State:
     """Starts around the centre, drawn nearer where the density isn't finite or far below that of a Gaussian."""
     generator = torch.Generator().manual_seed(seed)
     size = len(whitened.centre)
-    position = _DISPERSION * torch.randn(chains, size, generator=generator, dtype=torch.float64).to(whitened.centre)
+    position = DISPERSION * torch.randn(chains, size, generator=generator, dtype=torch.float64).to(whitened.centre)
     lowest, _ = whitened.potential(torch.zeros_like(position))
     if not bool(lowest.isfinite().all()):
         raise ValueError(

@@ -18,14 +18,13 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.export import to_inference_data
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.lm import lm
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior, seeds_from
 from bayesprof.inference.threads import one_thread
-from bayesprof.inference.whitening import Whitened
+from bayesprof.inference.whitening import DISPERSION, whitened_at
 
 _LEAST_WALKERS = 32
 _HALVINGS = 100  # until a walker of a fit whose curvature is all but singular is back
-_DISPERSION = 1.5  # walkers start at this many standard deviations of the Laplace approximation
 # the second reaches other modes, as ter Braak (2006) advises; emcee's own default makes a third of the effective draws
 # per evaluation, on a Gaussian in 7 dimensions and on a banana in 2
 _MOVES = ((emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1))
@@ -112,8 +111,8 @@ def ensemble(
             f"ensemble: expected an even number of walkers >= {2 * posterior.size + 2}, more than twice the number of "
             f"parameters, got {walkers!r}"
         )
-    fit = init if isinstance(init, Fit) else lm(posterior, init=init, seed=seed)
-    whitened = Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
+    fit = fitted(posterior, init, seed)
+    whitened = whitened_at(posterior, fit)
 
     def unwhitened(w: np.ndarray) -> Tensor:
         return whitened.unwhiten(torch.as_tensor(w, dtype=posterior.dtype, device=posterior.device))
@@ -170,7 +169,7 @@ def _dispersed(
     random: np.random.RandomState, shape: tuple[int, int], log_density: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Starts around the centre of whitened coordinates, drawn nearer where the density is far below a Gaussian's."""
-    start = _DISPERSION * random.standard_normal(shape)
+    start = DISPERSION * random.standard_normal(shape)
     lowest = log_density(np.zeros((1, shape[1])))[0] - 5 * shape[1] - 50
     for _ in range(_HALVINGS):
         lost = ~(log_density(start) > lowest)

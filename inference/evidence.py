@@ -18,9 +18,11 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import importance, systematic
-from bayesprof.inference.laplace import fitted, laplace_evidence, student_t, whitened_at
+from bayesprof.inference.laplace import laplace_evidence, student_t
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior, seeds_from
 from bayesprof.inference.verdict import ESS, k_hat_limit
+from bayesprof.inference.whitening import whitened_at
 
 _METHODS = ("importance", "laplace", "smc")
 _ESS_KEPT = 0.5  # effective fraction of the particles that a step in temperature leaves
@@ -121,8 +123,8 @@ def _by_importance(posterior: Posterior, fit: Fit, proposals: int, seed: int, pr
     whitened = whitened_at(posterior, fit)
     weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
     message = f"k-hat {weighted.k_hat:.2f}, {weighted.ess:.0f} effective draws."
-    limit = k_hat_limit(proposals)
-    if not (weighted.k_hat < limit and weighted.ess >= ESS):
+    if not weighted.trusted:
+        limit = k_hat_limit(proposals)
         message = f"Not reliable: {message} Expected below {limit:.2f} and at least {ESS}; use method='smc'."
     return Evidence(weighted.log_evidence, weighted.error, "importance", message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,11 +14,9 @@ import torch
 from torch import Tensor
 
 from bayesprof.inference.information import counted
-from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.posterior import PREDICTIVE_DRAWS, Posterior
 from bayesprof.inference.verdict import Verdict, judge
 
-PREDICTIVE_DRAWS = 100
-"""Draws kept, over all chains, in posterior_predictive; as many as there are in prior and prior_predictive."""
 _TOGETHER = 32  # draws whose pointwise values are held at once
 POINTWISE_VALUES = 5_000_000
 """Values of log_likelihood kept per observed site; draws are thinned evenly to stay below."""
@@ -70,17 +69,20 @@ def to_inference_data(
     for name, index in unmasked.items():
         coords[f"{name}_unmasked"] = index
     constants: dict[str, Tensor] = model.constant_data() if hasattr(model, "constant_data") else {}
-    idata = az.from_dict(
-        posterior=described,
-        sample_stats=None if sample_stats is None else dict(sample_stats),
-        prior=prior,
-        prior_predictive=prior_predictive,
-        posterior_predictive=posterior_predictive,
-        observed_data={name: _numpy(node["value"]) for name, node in nodes.items()},
-        constant_data={name: _numpy(value) for name, value in constants.items()} or None,
-        coords=coords,
-        dims=dims,
-    )
+    with warnings.catch_warnings():
+        # thinned groups of many chains are short
+        warnings.filterwarnings("ignore", message="More chains")
+        idata = az.from_dict(
+            posterior=described,
+            sample_stats=None if sample_stats is None else dict(sample_stats),
+            prior=prior,
+            prior_predictive=prior_predictive,
+            posterior_predictive=posterior_predictive,
+            observed_data={name: _numpy(node["value"]) for name, node in nodes.items()},
+            constant_data={name: _numpy(value) for name, value in constants.items()} or None,
+            coords=coords,
+            dims=dims,
+        )
     if log_likelihood:
         pointwise = {name: [f"{name}_unmasked"] if name in unmasked else dims.get(name) for name in log_likelihood}
         idata.extend(

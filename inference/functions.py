@@ -53,7 +53,7 @@ class Functions:
             if key not in shared.captured and shared.calls[key] <= _CALLS_BEFORE_CAPTURE:
                 with torch.no_grad():
                     return shared.batched(name)(z, *self.forward.constants)
-            function = self._bound[key] = shared.bind(key, self.forward.constants, z)
+            function = self._bound[key] = shared.bind(key, z, self.forward.constants, compiled=False)
         with torch.inference_mode():
             return function(z)
 
@@ -68,15 +68,17 @@ class Functions:
 
     def prepare(self, name: str, example: Tensor, *, calls: int, compile: bool | str) -> None:
         """Get ready for `calls` calls with batches like `example`: capture where that pays, and compile where it does
-        (`compile` "auto") or is asked for (True).
+        (`compile` "auto") or is asked for (True). What others have had compiled is used on the same terms only, so
+        that results don't depend on what was run before.
         """
         key, shared = (name, len(example)), self._shared
         if compile is not True and calls <= _CALLS_BEFORE_CAPTURE and key not in shared.captured:
             return
         captured = shared.capture(key, example, self.forward.constants)
-        if compile is True or (compile == "auto" and calls * captured.seconds > _WORTH_COMPILING):
+        compiled = compile is True or (compile == "auto" and calls * captured.seconds > _WORTH_COMPILING)
+        if compiled:
             shared.compile(key, example, captured)
-        self._bound[key] = shared.bind(key, self.forward.constants, example)
+        self._bound[key] = shared.bind(key, example, self.forward.constants, compiled=compiled)
 
 
 class _Shared:
@@ -117,11 +119,16 @@ class _Shared:
             return
         self.compiled[key] = compiled
 
-    def bind(self, key: tuple[str, int], constants: tuple[Tensor, ...], example: Tensor) -> Callable[[Tensor], Any]:
+    def bind(
+        self, key: tuple[str, int], example: Tensor, constants: tuple[Tensor, ...], *, compiled: bool
+    ) -> Callable[[Tensor], Any]:
+        """The captured function of one posterior, as it was compiled where that is wanted and was possible."""
         captured = self.capture(key, example, constants).with_inputs(constants)
-        if key not in self.compiled and key not in self.interpreted:
-            self.interpreted[key] = interpreted(captured, example)
-        run = self.compiled[key] if key in self.compiled else self.interpreted[key]
+        run = self.compiled.get(key) if compiled else None
+        if run is None:
+            if key not in self.interpreted:
+                self.interpreted[key] = interpreted(captured, example)
+            run = self.interpreted[key]
         return lambda z: run(z, *captured.constants)
 
 

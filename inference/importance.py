@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.export import to_inference_data
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.verdict import ESS, k_hat_limit
 
 CHAINS = 4
 """Chains that independent draws are laid out in, for ArviZ to have some to compare."""
@@ -50,9 +51,17 @@ class Weighted(NamedTuple):
     log_evidence: float
     error: float
 
+    @property
+    def trusted(self) -> bool:
+        """Whether k-hat and the effective number of draws are what the verdict asks for."""
+        return self.k_hat < k_hat_limit(len(self.z)) and self.ess >= ESS
 
-def importance(posterior: Posterior, z: Tensor, log_proposal: Tensor, *, progress: bool = False) -> Weighted:
+
+def importance(
+    posterior: Posterior, z: Tensor, log_proposal: Tensor, *, progress: bool = False, compile: bool | str = "auto"
+) -> Weighted:
     """Weights of independent draws `z` (S, D) of an approximation, whose log density there is `log_proposal` (S,).
+    `compile` is that of :meth:`Posterior.prepare`.
 
     Examples
     --------
@@ -67,7 +76,7 @@ def importance(posterior: Posterior, z: Tensor, log_proposal: Tensor, *, progres
     (True, True)
     """
     size = posterior.most_together
-    posterior.prepare("log_density", batch=size, calls=-(-len(z) // size))
+    posterior.prepare("log_density", batch=size, calls=-(-len(z) // size), compile=compile)
     parts = []
     with tqdm(total=len(z), disable=not progress, desc="weights", unit="draw") as bar:
         for batch in z.split(size):

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import check_draws, importance, importance_result
-from bayesprof.inference.lm import lm
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
-from bayesprof.inference.whitening import Whitened
+from bayesprof.inference.whitening import Whitened, whitened_at
 
 _DEGREES_OF_FREEDOM = 10
 
@@ -93,23 +93,6 @@ def laplace(
         "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
     }
     return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
-
-
-def fitted(posterior: Posterior, init: Fit | Mapping[str, Any] | None, seed: int) -> Fit:
-    """`init` where it is a fit of this posterior, else the fit from there."""
-    if not isinstance(init, Fit):
-        return lm(posterior, init=init, seed=seed)
-    if len(init.z) != posterior.size:
-        raise ValueError(
-            f"init: expected a fit of this model, whose posterior has {posterior.size} dimensions, got one of "
-            f"{len(init.z)}; fit it with inference.lm"
-        )
-    return init
-
-
-def whitened_at(posterior: Posterior, fit: Fit) -> Whitened:
-    """The coordinates in which the Laplace approximation is a standard normal distribution."""
-    return Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
 
 
 def log_volume(whitened: Whitened) -> float:

@@ -98,6 +98,18 @@ def lm(
     return found
 
 
+def fitted(posterior: Posterior, init: Fit | Mapping[str, Any] | None, seed: int, *, starts: int = 1) -> Fit:
+    """`init` where it is a fit of this posterior, else the fit from there; what every other method sets out from."""
+    if not isinstance(init, Fit):
+        return lm(posterior, init=init, seed=seed, starts=starts)
+    if len(init.z) != posterior.size:
+        raise ValueError(
+            f"init: expected a fit of this model, whose posterior has {posterior.size} dimensions, got one of "
+            f"{len(init.z)}; fit it with inference.lm"
+        )
+    return init
+
+
 def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) -> Climb:
     """Climb `target` from `z` of shape (D,), in at most `max_iterations` damped Newton steps."""
     value, gradient, information, prior = target.expansion(z)

@@ -60,7 +60,8 @@ def in_lockstep(
                 answers = evaluate(points)
     finally:
         for task in running.values():
-            task.throw(greenlet.GreenletExit)
+            if not task.dead:  # as the one that an error came from is
+                task.throw(greenlet.GreenletExit)
         torch.set_rng_state(outside)
     return results
 

@@ -28,6 +28,8 @@ from bayesprof.inference.capture import Captured, capture, unchecked
 from bayesprof.inference.functions import Functions
 from bayesprof.inference.information import fisher_terms, pointwise_log_prob, same_family, unwrapped
 
+PREDICTIVE_DRAWS = 100
+"""Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
 _BATCH, _BATCH_ELEMENTS = 32, 2**20  # most points evaluated together, and most elements of their largest array
 _PRIOR_DRAWS = 51  # whose median is the start of a parameter that the model gives no starting value for
 
@@ -316,8 +318,8 @@ class Posterior:
 
     @cached_property
     def prior_predictive(self) -> dict[str, Tensor]:
-        """100 draws of every site from the prior, as :meth:`simulate` gives them."""
-        return self.simulate(count=100, seed=self.seed + 1)
+        """`PREDICTIVE_DRAWS` draws of every site from the prior, as :meth:`simulate` gives them."""
+        return self.simulate(count=PREDICTIVE_DRAWS, seed=self.seed + 1)
 
     def simulate(self, z: Tensor | None = None, *, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
         """Draws of every latent, deterministic and observed site, along a first axis: one at each point of `z`,

@@ -12,11 +12,12 @@ import arviz as az
 from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import CHAINS, importance, importance_result
-from bayesprof.inference.laplace import laplace_evidence, student_t, whitened_at
-from bayesprof.inference.lm import lm
+from bayesprof.inference.laplace import laplace_evidence, student_t
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.split_hmc import split_hmc
-from bayesprof.inference.verdict import ESS, k_hat_limit
+from bayesprof.inference.threads import one_thread
+from bayesprof.inference.whitening import whitened_at
 
 _PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
@@ -62,7 +63,7 @@ def sample(
     progress : bool
         Show progress bars.
     compile, checkpoint :
-        As in :func:`nuts`, for the sampler.
+        As in :func:`nuts`; the checkpoint is of the sampler.
     max_draws : int, optional
         Most draws per chain of the sampler; ten times ``draws / chains`` where None.
     max_seconds : float, optional
@@ -98,22 +99,24 @@ def sample(
             f"{draws}"
         )
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
-    fit = init if isinstance(init, Fit) else lm(posterior, init=init, seed=seed, starts=starts)
     proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
-    refused = f"the fit failed: {fit.message}"
-    if fit.converged:
-        whitened = whitened_at(posterior, fit)
-        weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
-        limit = k_hat_limit(proposals)
-        if weighted.k_hat < limit and weighted.ess >= ESS:
-            attrs = {
-                "method": "Laplace",
-                "choice": f"k-hat {weighted.k_hat:.2f} is below {limit:.2f}",
-                "fit": fit.message,
-                "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
-            }
-            return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
-        refused = f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws"
+    with one_thread():
+        fit = fitted(posterior, init, seed, starts=starts)
+        refused = f"the fit failed: {fit.message}"
+        if fit.converged:
+            whitened = whitened_at(posterior, fit)
+            proposed = student_t(whitened, proposals, seed)
+            weighted = importance(posterior, *proposed, progress=progress, compile=compile)
+            found = f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws"
+            if weighted.trusted:
+                attrs = {
+                    "method": "Laplace",
+                    "choice": found,
+                    "fit": fit.message,
+                    "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
+                }
+                return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
+            refused = found
     each = draws // chains
     result = split_hmc(
         posterior, init=fit, draws=each, warmup=warmup, chains=chains, seed=seed, progress=progress, compile=compile,

@@ -34,9 +34,10 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result
-from bayesprof.inference.laplace import fitted, log_volume, whitened_at
+from bayesprof.inference.laplace import log_volume
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior, _Observing, seeded, seeds_from
-from bayesprof.inference.whitening import Whitened
+from bayesprof.inference.whitening import Whitened, whitened_at
 
 _GUIDES = ("multivariate_normal", "low_rank", "flow")
 _BINS, _BOUND = 8, 6.0  # of the flow's splines, which are the identity beyond so many standard deviations

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprof.inference.fit import Fit
 from bayesprof.inference.posterior import Posterior
 
+DISPERSION = 1.5
+"""Standard deviations of the Laplace approximation at which chains and walkers start."""
 _TELLING = 2.0  # factor by which a variance must differ from that of the Hessian to be believed
 
 
@@ -60,3 +63,8 @@ class Whitened:
             return self
         precision = (axes / variances) @ axes.T
         return Whitened(self.posterior, self.unwhiten(mean), self.factor @ torch.linalg.cholesky(precision))
+
+
+def whitened_at(posterior: Posterior, fit: Fit) -> Whitened:
+    """The coordinates in which the Laplace approximation is a standard normal distribution."""
+    return Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
