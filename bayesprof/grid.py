@@ -23,7 +23,9 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.polynomial.chebyshev import chebder, chebval, chebvander
 from torch import Tensor
 
 
@@ -95,15 +97,17 @@ def per_pixel(value: Tensor) -> Tensor:
 
 
 @lru_cache
-def fast_odd_length(at_least: int) -> int:
-    """Smallest odd product of 3, 5 and 7 that is not below `at_least`.
+def fast_length(at_least: int, *, odd: bool) -> int:
+    """Smallest length of fast Fourier transforms that is not below `at_least`: even, a product of 2, 3 and 5; or `odd`,
+    a product of 3 to 13.
 
-    Odd lengths have no Nyquist frequency, which would need a treatment of its own in every shift.
+    An odd length has no Nyquist frequency, which a complex transform would need to hold twice, once for each sign. Of a
+    real transform that frequency comes out right by itself.
     """
-    length = at_least | 1
+    length = at_least | 1 if odd else at_least + at_least % 2
     while True:
         rest = length
-        for factor in (3, 5, 7):
+        for factor in (3, 5, 7, 11, 13) if odd else (2, 3, 5):
             while rest % factor == 0:
                 rest //= factor
         if rest == 1:
@@ -125,3 +129,11 @@ def chebyshev_interpolation(low: float, high: float, count: int, points: Tensor)
         return torch.cos(angle[:, None] * torch.arange(count, dtype=torch.float64))
 
     return torch.linalg.solve(basis(chebyshev_nodes(low, high, count)).T, basis(points).T).T
+
+
+def chebyshev_derivative(low: float, high: float, count: int) -> Tensor:
+    """Matrix ``[nodes, nodes]`` that takes values at `chebyshev_nodes` to derivatives there."""
+    nodes = 2 * (chebyshev_nodes(low, high, count).numpy() - low) / (high - low) - 1
+    slopes = np.stack([chebval(nodes, chebder(one)) for one in np.eye(count)], axis=1)
+    derivative = np.linalg.solve(chebvander(nodes, count - 1).T, slopes.T).T
+    return torch.from_numpy(np.ascontiguousarray(2 / (high - low) * derivative))

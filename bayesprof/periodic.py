@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprof.grid import chebyshev_interpolation, chebyshev_nodes, per_pixel
+from bayesprof.grid import chebyshev_derivative, chebyshev_interpolation, chebyshev_nodes, per_pixel
 from bayesprof.light import Pointlike, Profile
+from bayesprof.transfer import Moments
 
 # Copies up to two periods away are taken one by one, the first shell of them on more Chebyshev nodes per axis of the
 # image than the second: an elongated galaxy is narrow there.
-_FIRST_NODES, _SECOND_NODES = 13, 7
+_FIRST_NODES, _SECOND_NODES = 16, 7
 _ANGLES = 24  # of the integral over the rest, on half a turn
 _RADII = 16
 _LOG_REACH = 9.0  # it ends at e^9 times where it starts
@@ -28,6 +29,9 @@ _LOG_REACH = 9.0  # it ends at e^9 times where it starts
 @dataclass(frozen=True)
 class PeriodicCopies:
     """Where to evaluate a profile, and the maps from the values to the pixels of the image.
+
+    A copy is seen through the PSF like everything else: blurred, which for so smooth a thing is its second-order
+    expansion in the width of the PSF.
 
     `x`, `y`: points (1, first + second + far): the Chebyshev nodes, as seen from the source itself and from each of its
     8 copies in the first shell, coarser ones as seen from the 16 in the second, and then the points of the integral
@@ -43,6 +47,7 @@ class PeriodicCopies:
     to_x: Tensor
     to_y: Tensor
     refine: Tensor
+    blur: Tensor
     middle: Tensor
     quarter_margin: Tensor
 
@@ -73,13 +78,16 @@ class PeriodicCopies:
         itself = first[..., 0, :, :]
         copies = first[..., 1:, :, :].sum(-3) + self.refine @ second @ self.refine.mT + per_pixel(rest @ self.weight)
         nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
+        nodes = (self.blur @ nodes.reshape(*nodes.shape[:-2], -1, 1)).reshape(nodes.shape)
         return self.to_y @ nodes @ self.to_x.mT
 
 
 def periodic_copies(
-    shape: tuple[int, int], period: tuple[int, int], *, dtype: torch.dtype, device: torch.device
+    shape: tuple[int, int], period: tuple[int, int], moments: Moments, *, dtype: torch.dtype, device: torch.device
 ) -> PeriodicCopies:
-    """The copies that a transform of `period` (rows, columns) lays over an image of `shape` (ny, nx)."""
+    """The copies that a transform of `period` (rows, columns) lays over an image of `shape` (ny, nx), through a PSF of
+    these `moments`.
+    """
     (ny, nx), (rows, columns) = shape, period
     around = [(a, b) for a in range(-2, 3) for b in range(-2, 3)]
     first = [(0, 0)] + [place for place in around if max(map(abs, place)) == 1]
@@ -97,9 +105,20 @@ def periodic_copies(
         "weight": far_weight / (rows * columns),
         "to_x": chebyshev_interpolation(-0.5, nx - 0.5, _FIRST_NODES, torch.arange(nx, dtype=torch.float64)),
         "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _FIRST_NODES, torch.arange(ny, dtype=torch.float64)),
+        "blur": _blur(shape, moments),
         "refine": chebyshev_interpolation(-1.0, 1.0, _SECOND_NODES, chebyshev_nodes(-1.0, 1.0, _FIRST_NODES)),
     }
     return PeriodicCopies(**{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()})
+
+
+def _blur(shape: tuple[int, int], moments: Moments) -> Tensor:
+    """I - mean . grad + half of moments : grad grad, on the finer nodes, rows first."""
+    unit = torch.eye(_FIRST_NODES, dtype=torch.float64)
+    along_y, along_x = (chebyshev_derivative(-0.5, size - 0.5, _FIRST_NODES) for size in shape)
+    d_x, d_y = torch.kron(unit, along_x), torch.kron(along_y, unit)
+    first = moments.x * d_x + moments.y * d_y
+    second = moments.xx * d_x @ d_x + 2 * moments.xy * d_x @ d_y + moments.yy * d_y @ d_y
+    return torch.eye(_FIRST_NODES**2, dtype=torch.float64) - first + 0.5 * second
 
 
 def _nodes(

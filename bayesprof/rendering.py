@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprof.grid import fast_odd_length, per_pixel
+from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Background, Light, Part, Pointlike, Profile
 from bayesprof.periodic import PeriodicCopies, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
-from bayesprof.transfer import Axis, axis_of, pixel_transform, psf_transform, wavenumbers
+from bayesprof.transfer import Axis, axis_of, pixel_transform, psf_moments, psf_transform, wavenumbers
 
 _PADDING = 1.5  # size of the periodic grid relative to the image
 
@@ -126,11 +126,13 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
     reach = [math.ceil(size / (2 * step)) + 1 for size in psf.shape]
     ny, nx = image.shape
     period = (
-        fast_odd_length(max(math.ceil(_PADDING * ny), ny + reach[0])),
-        fast_odd_length(max(math.ceil(_PADDING * nx), nx + reach[1])),
+        fast_length(max(math.ceil(_PADDING * ny), ny + reach[0]), odd=True),
+        fast_length(max(math.ceil(_PADDING * nx), nx + reach[1]), odd=False),
     )
     kx, ky = wavenumbers(period, step)
-    transfer = psf_transform(psf.to(device="cpu", dtype=torch.float64), kx, ky, step)
+    psf = psf.to(device="cpu", dtype=torch.float64)
+    transfer = psf_transform(psf, kx, ky, step)
+    moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
     x_axis, y_axis = (
         axis_of(k, modulus, oversampling=step, contains_pixel=image.psf_contains_pixel)
         for k, modulus in ((kx, transfer[:1].abs()), (ky, transfer[:, :1].abs()))
@@ -145,5 +147,5 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         y_axis=Axis(*(tensor.to(image.device) for tensor in y_axis)),
         transfer_real=transfer.real.to(dtype=image.dtype, device=image.device),
         transfer_imag=transfer.imag.to(dtype=image.dtype, device=image.device),
-        copies=periodic_copies(image.shape, period, dtype=image.dtype, device=image.device),
+        copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
     )

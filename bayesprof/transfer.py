@@ -55,6 +55,32 @@ def psf_transform(psf: Tensor, kx: Tensor, ky: Tensor, oversampling: int) -> Ten
     return by_row @ psf.to(torch.complex128) @ by_column
 
 
+class Moments(NamedTuple):
+    """Mean and second moments of a PSF about the origin, pixels."""
+
+    x: float
+    y: float
+    xx: float
+    xy: float
+    yy: float
+
+
+def psf_moments(psf: Tensor, oversampling: int, *, contains_pixel: bool) -> Moments:
+    """Moments of a PSF sampled every 1/`oversampling` pixel about the centre of its array, and of the pixel where it
+    doesn't contain one.
+    """
+    y, x = ((torch.arange(size, dtype=torch.float64) - 0.5 * (size - 1)) / oversampling for size in psf.shape)
+    pixel = 0.0 if contains_pixel else 1 / 12
+    along_x, along_y = psf.sum(0), psf.sum(1)
+    return Moments(
+        float(along_x @ x),
+        float(along_y @ y),
+        float(along_x @ x**2) + pixel,
+        float(y @ psf @ x),
+        float(along_y @ y**2) + pixel,
+    )
+
+
 def pixel_transform(k: Tensor) -> Tensor:
     """Transform of a square pixel, along one axis."""
     return torch.sinc(k / (2 * math.pi))

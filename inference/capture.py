@@ -1,7 +1,7 @@
 """Functions of one flat vector, captured as graphs of tensor operations.
 
 Running a Pyro model costs milliseconds of Python per call. It is run once, under ``make_fx``, which records the tensor
-operations; what remains is a graph that three passes make lean:
+operations, those that write into a tensor in a form that doesn't. What remains is a graph that three passes make lean:
 
 1. ``x - x.detach()`` is exactly zero: it, and whatever is only multiplied by it, goes. (:mod:`bayesprof.lookup` and
    others write Taylor terms that way; a graph of values and gradients doesn't need the second-order ones.)
@@ -71,8 +71,22 @@ class Captured:
 
         One that isn't to be differentiated does without Taylor terms.
         """
+        module = self._part(self._returned[key])
+        if not differentiable:
+            _remove_zeros(module, vanishing(module))
+            module.recompile()
+        return module
+
+    def several(self, *keys: str) -> fx.GraphModule:
+        """The part of the graph behind some entries of that dictionary, which it returns as one."""
+        return self._part({key: self._returned[key] for key in keys})
+
+    @property
+    def _returned(self) -> Any:
         *_, output = self.graph.graph.nodes
-        wanted = output.args[0][key]
+        return output.args[0]
+
+    def _part(self, wanted: Any) -> fx.GraphModule:
         needed: set[fx.Node] = set()
         fx.node.map_arg(wanted, needed.add)
         for node in reversed(self.graph.graph.nodes):
@@ -84,11 +98,7 @@ class Captured:
             if node in needed or node.op == "placeholder":
                 copied[node] = part.node_copy(node, copied.__getitem__)
         part.output(fx.node.map_arg(wanted, copied.__getitem__))
-        module = fx.GraphModule({}, part)
-        if not differentiable:
-            _remove_zeros(module)
-            module.recompile()
-        return module
+        return fx.GraphModule({}, part)
 
     @property
     def structure(self) -> str:
@@ -126,9 +136,11 @@ def capture(
     metadata = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
     with unchecked(), temporarily_clear_interpreter_stack(), tracing(metadata), _without_traces(), _branches_named():
         # a plain function: make_fx counts the arguments of whatever a wrapper says it wraps
-        graph = make_fx(lambda z, *inputs: function(z, *inputs))(example.detach().clone(), *inputs)
-    if not differentiable:
-        _remove_zeros(graph)
+        point = example.detach().clone()
+        graph = make_fx(lambda z, *inputs: function(z, *inputs))(point, *inputs)
+        if any(_writes(node) for node in graph.graph.nodes):
+            graph = make_fx(torch.func.functionalize(graph))(point, *inputs)
+    _remove_zeros(graph, set() if differentiable else vanishing(graph))
     _simplify(graph)
     _compute_once(graph)
     return _constants_apart(graph, inputs)
@@ -200,22 +212,25 @@ def unchecked() -> Iterator[None]:
             torch.distributions.Distribution._validate_sample = check  # type: ignore[method-assign]
 
 
-def _remove_zeros(graph: fx.GraphModule) -> None:
-    """Drop sums with, and products by, differences of a tensor and its own detached copy."""
+def vanishing(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes that are exactly zero: differences of a tensor and its own detached copy, and products by them. Their
+    derivatives aren't.
+    """
     zeros: set[Any] = set()
     for node in graph.graph.nodes:
-        if node.op != "call_function":
-            continue
-        target, args = node.target, node.args
-        plain = not node.kwargs  # no alpha= of add and sub
-        if _vanishes(node, zeros):
+        if node.op == "call_function" and _vanishes(node, zeros):
             zeros.add(node)
-        elif (plain and (target, args[1:]) in _IDENTITIES) or (
-            plain and target in (_ATEN.add.Tensor, _ATEN.sub.Tensor) and args[1] in zeros
-        ):
-            _replace(node, args[0])
-        elif plain and target == _ATEN.add.Tensor and args[0] in zeros:
-            _replace(node, args[1])
+    return zeros
+
+
+def _remove_zeros(graph: fx.GraphModule, zeros: set[fx.Node]) -> None:
+    """Drop sums with `zeros`, and additions of 0 and products by 1."""
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node in zeros:
+            continue
+        survivor = unchanged(node, zeros)
+        if survivor is not None:
+            node.replace_all_uses_with(survivor)
     graph.graph.eliminate_dead_code()
 
 
@@ -237,25 +252,33 @@ def _undetached(node: Any) -> Any:
     return node
 
 
-def _replace(node: fx.Node, survivor: Any) -> None:
-    """Put `survivor` in the place of `node` where shape and dtype are the same."""
+def unchanged(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
+    """The argument that an operation returns as it stands: in sums with `zeros` or 0, in products by 1."""
+    target, args = node.target, node.args
+    if node.kwargs:  # alpha= of add and sub
+        return None
+    if (target, args[1:]) in _IDENTITIES or (target in (_ATEN.add.Tensor, _ATEN.sub.Tensor) and args[1] in zeros):
+        survivor = args[0]
+    elif target == _ATEN.add.Tensor and args[0] in zeros:
+        survivor = args[1]
+    else:
+        return None
     here, there = node.meta.get("val"), survivor.meta.get("val") if isinstance(survivor, fx.Node) else None
-    if (
+    same = (
         isinstance(here, Tensor)
         and isinstance(there, Tensor)
         and (here.shape, here.dtype) == (there.shape, there.dtype)
-    ):
-        node.replace_all_uses_with(survivor)
+    )
+    return survivor if same else None
 
 
 def _simplify(graph: fx.GraphModule) -> None:
     """Constants that only take their shape from a tensor lose their dependence on it; sums over single elements and
     chains of changes of shape become one change of shape.
     """
-    written = _written(graph)
     for node in list(graph.graph.nodes):
         here = node.meta.get("val")
-        if node.op != "call_function" or not isinstance(here, Tensor) or node in written:
+        if node.op != "call_function" or not isinstance(here, Tensor):
             continue
         if node.target in _FILLED:
             value = _FILLED[node.target]
@@ -285,9 +308,8 @@ def _simplify(graph: fx.GraphModule) -> None:
 def _compute_once(graph: fx.GraphModule) -> None:
     """Put the first of equal operations in the place of the others."""
     seen: dict[Any, fx.Node] = {}
-    written = _written(graph)
     for node in graph.graph.nodes:
-        if node.op != "call_function" or _is_random(node) or node in written:
+        if node.op != "call_function" or _is_random(node):
             continue
         try:
             key = (node.target, node.args, tuple(sorted(node.kwargs.items())))
@@ -299,17 +321,10 @@ def _compute_once(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _written(graph: fx.GraphModule) -> set[fx.Node]:
-    """Tensors that are written into, themselves or through a view of them."""
-    written: set[fx.Node] = set()
-    for node in reversed(graph.graph.nodes):
-        for user in node.users:
-            schema = getattr(user.target, "_schema", None)
-            if schema is not None and user.args[0] is node:
-                is_view = any(value.alias_info is not None for value in schema.returns)
-                if schema.is_mutable or (is_view and user in written):
-                    written.add(node)
-    return written
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation writes into one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _is_random(node: fx.Node) -> bool:
@@ -319,7 +334,7 @@ def _is_random(node: fx.Node) -> bool:
 def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Captured:
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    varying = {first, *_written(graph)}
+    varying = {first}
     recipe = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

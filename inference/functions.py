@@ -12,13 +12,15 @@ from __future__ import annotations
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from bayesprof.inference.capture import Captured, capture, interpreted
+from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
 
 _CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
 _WORTH_COMPILING = 90.0  # seconds of captured evaluations: a compilation takes 40 and saves a third to two thirds
@@ -87,15 +89,32 @@ class _Shared:
     def __init__(self, forward: Captured, size: int, all_known: bool) -> None:
         self.parts = {key: forward.only(key) for key in _DIFFERENTIATED}
         self.values = {key: forward.only(key, differentiable=False) for key in _VALUES}
+        self.expanded = forward.several("log_density", "weights", "scores", "parameters", "log_prior")
+        self.prior = forward.several("log_prior")
         self.size, self.all_known = size, all_known
         self.calls: Counter[tuple[str, int]] = Counter()
         self.captured: dict[tuple[str, int], Captured] = {}
         self.interpreted: dict[tuple[str, int], Callable[..., Any]] = {}
         self.compiled: dict[tuple[str, int], Callable[..., Any]] = {}
 
+    @cached_property
+    def derivatives(self) -> tuple[Derivatives, Derivatives]:
+        """What an expansion takes: values with the slopes of the parameters of the observed distributions and of the
+        log prior; and the slopes of those of the log prior.
+        """
+        slopes = with_derivatives(self.prior, "log_prior")
+        curved = with_derivatives(with_shapes(slopes.graph), "log_prior")
+        return with_derivatives(self.expanded, "parameters", "log_prior"), curved
+
     def batched(self, name: str) -> Callable[..., Any]:
         function = _DERIVED[name](self)
-        return lambda z, *constants: torch.func.vmap(lambda point: function(point, *constants))(z)
+
+        def over_batch(z: Tensor, *constants: Tensor) -> Any:
+            if len(z) == 1:  # without vmap, which costs as much as many an operation
+                return tree_map(lambda value: value[None], function(z[0], *constants))
+            return torch.func.vmap(lambda point: function(point, *constants))(z)
+
+        return over_batch
 
     def capture(self, key: tuple[str, int], example: Tensor, constants: tuple[Tensor, ...]) -> Captured:
         if key not in self.captured:
@@ -159,25 +178,40 @@ def _expansion(shared: _Shared) -> Callable[..., Any]:
     gives the information and the gradient.
     """
     size = shared.size
+    first, second = shared.derivatives
 
     def expansion(z: Tensor, *constants: Tensor) -> Any:
-        at = {key: partial(_swapped, part, constants) for key, part in (shared.values | shared.parts).items()}
-        directions = torch.eye(size, dtype=z.dtype, device=z.device)
-        information = torch.zeros_like(directions)
-        gradient = torch.func.grad(at["log_prior"])(z)
-        parameters = at["parameters"](z)
-        if parameters:
-            jacobians = torch.func.vmap(lambda v: torch.func.jvp(at["parameters"], (z,), (v,))[1])(directions)
-            for jacobian, weight, score in zip(jacobians, at["weights"](z), at["scores"](z), strict=True):
-                rows = jacobian.reshape(size, -1)
-                information = information + (rows * weight.reshape(-1)) @ rows.T
-                gradient = gradient + rows @ score.reshape(-1)
+        at = first.graph(z, *constants)
+        gradient, prior, information = torch.zeros_like(z), *torch.zeros(2, size, size, dtype=z.dtype, device=z.device)
+        curved = second.graph(z, *constants)["log_prior"]
+        for rows, active, curves, others in zip(
+            at["log_prior"], first.active["log_prior"], curved, second.active["log_prior"], strict=True
+        ):
+            place = _placement(active, size, like=z)
+            gradient = gradient + rows @ place
+            for curve, other in zip(curves, others, strict=True):
+                prior = prior - _placement(other, size, like=z).mT @ curve @ place
+        for blocks, active, weight, score in zip(
+            at["parameters"], first.active["parameters"], at["weights"], at["scores"], strict=True
+        ):
+            if blocks:
+                rows = torch.cat([block.flatten(1) for block in blocks])
+                place = _placement(sum(active, ()), size, like=z)
+                information = information + place.mT @ ((rows * weight.reshape(-1)) @ rows.mT) @ place
+                gradient = gradient + (rows @ score.reshape(-1)) @ place
         if not shared.all_known:
-            gradient = gradient + torch.func.grad(at["log_unknown"])(z)
-            information = information - torch.func.hessian(at["log_unknown"])(z)
-        return at["log_density"](z), gradient, information, -torch.func.hessian(at["log_prior"])(z)
+            unknown = partial(_swapped, shared.parts["log_unknown"], constants)
+            gradient = gradient + torch.func.grad(unknown)(z)
+            information = information - torch.func.hessian(unknown)(z)
+        return at["log_density"], gradient, information, prior
 
     return expansion
+
+
+def _placement(entries: tuple[int, ...], size: int, *, like: Tensor) -> Tensor:
+    """Matrix, one row for each of the `entries`, that puts them at their places among `size`."""
+    rows = [[float(place == entry) for place in range(size)] for entry in entries]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
 def _swapped(part: Callable[..., Any], constants: tuple[Tensor, ...], z: Tensor) -> Any:
@@ -188,8 +222,8 @@ def _part(key: str) -> Callable[[_Shared], Callable[..., Any]]:
     return lambda shared: shared.values[key]
 
 
-_DIFFERENTIATED = ("log_density", "log_prior", "log_unknown", "parameters")
-_VALUES = ("log_density", "log_prior", "weights", "scores", "deterministic", "pointwise")
+_DIFFERENTIATED = ("log_density", "log_prior", "log_unknown")
+_VALUES = ("log_density", "log_prior", "deterministic", "pointwise")
 _DERIVED = {
     "log_density": _part("log_density"),
     "log_prior": _part("log_prior"),

@@ -1,0 +1,140 @@
+"""Derivatives written out as graphs: against torch.func, and along as few directions as can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import bayesprof as bp
+from bayesprof import inference, models
+from bayesprof.inference.capture import capture
+from bayesprof.inference.forward_mode import with_derivatives, with_shapes
+
+torch.manual_seed(3)
+MATRIX = torch.randn(4, 3, dtype=torch.float64)
+LARGE = torch.randn(70, 70, dtype=torch.float64)
+Z = torch.tensor([0.3, -0.8, 1.4, 0.6, 0.2], dtype=torch.float64)
+
+FUNCTIONS = {
+    "sums": lambda z: z[0] + 2 * z[1:4] - torch.sub(z[4], z[1:4], alpha=3) + (1 - z[2]),
+    "products": lambda z: z[0] * z[1:3] / (2 + z[3:5]) * z[1],
+    "elementary": lambda z: torch.stack(
+        [
+            torch.exp(z[0]),
+            torch.log(z[2]),
+            torch.log1p(z[0]),
+            torch.sin(z[1]),
+            torch.cos(z[1]),
+            torch.sqrt(z[2]),
+            z[3] ** 3,
+        ]
+    ),
+    "powers": lambda z: z[2:4] ** 2 + z[2] ** 0.5 + z[3:4].reciprocal() + z[2:4] ** z[4],
+    "special": lambda z: torch.stack(
+        [torch.sigmoid(z[0]), z[1].abs(), torch.lgamma(z[2]), torch.acos(z[0]), torch.erf(z[1]), torch.tanh(z[3])]
+    ),
+    "softplus": lambda z: torch.nn.functional.softplus(z) + torch.nn.functional.softplus(z[1], beta=2.0),
+    "xlogy": lambda z: torch.xlogy(torch.tensor(2.0, dtype=torch.float64), z[2:4]) + torch.xlogy(z[0], z[2]),
+    "clamped": lambda z: z.clamp(0.0, 0.5) + z.clamp(min=0.25) + z[2].clamp(max=-1.0),
+    "chosen": lambda z: torch.where(z > 0.25, z**2, z[0]) + torch.where(z[1] > 0, z[2], 3.0),
+    "shapes": lambda z: (
+        z[:4].reshape(2, 2).permute(1, 0).unsqueeze(-1).expand(2, 2, 3).transpose(0, 2).flatten() * z[4]
+    ),
+    "lists": lambda z: (
+        sum((part * (i + 1) for i, part in enumerate(z[:4].reshape(2, 2).unbind(-1))), start=z[4])
+        * z.split([2, 3])[1][:2]
+    ),
+    "reductions": lambda z: z.sum() * z[:4].reshape(2, 2).sum(0) + z[:4].reshape(2, 2).sum(-1) + z.mean(),
+    "joined": lambda z: torch.cat([z[1:3] ** 2, z[:1], MATRIX[0], torch.stack([z[4], z[0]])]),
+    "matrices": lambda z: torch.cat([MATRIX @ z[:3], z[1:5] @ MATRIX, (MATRIX * z[0]).T @ z[1:5], (z @ z)[None]]),
+    "batched matrices": lambda z: torch.bmm(MATRIX.expand(2, 4, 3), z[:3].reshape(1, 3, 1).expand(2, 3, 1)),
+    "transforms": lambda z: torch.fft.irfft2(
+        torch.fft.rfft2(LARGE * torch.exp(z[0] * LARGE)) * torch.exp(1j * z[1]), s=(70, 70)
+    )[3:60, ::2],
+    "complex": lambda z: torch.fft.ifft(torch.complex(LARGE * z[0], LARGE * z[1] * z[0])).real,
+    "large and overlapping": lambda z: (LARGE * z[0]) * torch.cos(LARGE * z[1]) + LARGE * z[1] * z[2] + z[3],
+    "order": lambda z: torch.cumsum(z * z[0], 0) + torch.sort(z).values + torch.cumprod(z[1:], 0)[1],
+    "detached": lambda z: z[0] * z[1].detach() + (z[2] - z[2].detach()) * torch.exp(z[3]),
+    "written in place": lambda z: _filled(z),
+}
+
+
+def _filled(z: torch.Tensor) -> torch.Tensor:
+    result = torch.zeros(6, dtype=z.dtype)
+    result[1:4] = z[:3] ** 2
+    result[2] += z[4]
+    return result.mul_(z[1])
+
+
+def dense(blocks, active, shape):
+    """Rows of all blocks along the whole of z."""
+    full = torch.zeros(len(Z), *shape, dtype=torch.float64)
+    for rows, entries in zip(blocks, active, strict=True):
+        full[list(entries)] += rows
+    return full
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_are_those_of_torch(name):
+    function = FUNCTIONS[name]
+    captured = capture(lambda z: {"value": function(z), "same": function(z)}, Z, differentiable=True)
+    found = with_derivatives(captured.graph, "value")
+    result = found.graph(Z, *captured.constants)
+    torch.testing.assert_close(result["same"], function(Z), rtol=1e-14, atol=1e-14)
+    expected = torch.func.jacfwd(function)(Z).movedim(-1, 0)
+    torch.testing.assert_close(
+        dense(result["value"], found.active["value"], expected.shape[1:]), expected, rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["products", "elementary", "powers", "xlogy", "joined", "lists", "matrices"])
+def test_second_derivatives_are_those_of_torch(name):
+    def total(z):
+        return FUNCTIONS[name](z).sum()
+
+    captured = capture(lambda z: {"value": total(z)}, Z, differentiable=True)
+    first = with_derivatives(captured.graph, "value")
+    second = with_derivatives(with_shapes(first.graph), "value")
+    result = second.graph(Z, *captured.constants)["value"]
+    hessian = torch.zeros(len(Z), len(Z), dtype=torch.float64)
+    for place, blocks, active in zip(first.active["value"], result, second.active["value"], strict=True):
+        for rows, entries in zip(blocks, active, strict=True):
+            hessian[np.ix_(entries, place)] += rows
+    torch.testing.assert_close(hessian, torch.func.hessian(total)(Z), rtol=1e-11, atol=1e-11)
+
+
+def test_each_component_is_followed_along_its_own_parameters_only():
+    y, x = np.mgrid[:70, :75]
+    psf = np.exp(-((x[:15, :15] - 7.0) ** 2 + (y[:15, :15] - 7.0) ** 2) / 4)
+    image = bp.Image(np.exp(-((x - 40.0) ** 2 + (y - 30.0) ** 2) / 30), sigma=0.1, psf=psf)
+    scene = bp.Scene(image, one=models.sersic(), two=models.sersic(), sky=models.flat_sky())
+    posterior = inference.Posterior(scene)
+    _, active = posterior._functions._shared.derivatives[0]
+    blocks = [set(block) for block in active["parameters"][0]]
+    assert sorted(blocks, key=min) == [set(range(7)), set(range(7, 14)), {14}]
+
+
+def test_parameter_shared_by_components_is_followed_through_all_of_them():
+    def model():
+        width = pyro.sample("width", dist.LogNormal(0.0, 1.0))
+        heights = [pyro.sample(f"height{i}", dist.Normal(1.0, 1.0)) for i in range(2)]
+        image = sum(height * torch.exp(-(LARGE**2) * width * (i + 1)) for i, height in enumerate(heights))
+        pyro.sample("data", dist.Normal(image, 0.1).to_event(2), obs=LARGE.abs())
+
+    posterior = inference.Posterior(model)
+    z = torch.tensor([0.2, 0.7, -0.4], dtype=torch.float64)
+    _, gradient, information, prior = posterior.expansion(z)
+    torch.testing.assert_close(gradient, posterior.value_and_grad(z)[1], rtol=1e-12, atol=1e-12)
+
+    def loc(z):
+        values = posterior.constrain(z)
+        return sum(
+            values[f"height{i}"] * torch.exp(-(LARGE**2) * values["width"] * (i + 1)) for i in range(2)
+        ).flatten()
+
+    jacobian = torch.func.jacfwd(loc)(z)
+    torch.testing.assert_close(information, jacobian.T @ jacobian / 0.01, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(prior, -torch.func.hessian(posterior.log_prior)(z), rtol=1e-12, atol=1e-12)
