@@ -75,8 +75,9 @@ def look_up(table: Table, t: Tensor, p: Tensor) -> Tensor:
     t0, p0 = t.detach(), p.detach()
     last = table.coefficients.shape[-1]
     position = (t0 * (1 / table.step)).clamp(max=last)
-    # a NaN, as a diverging trajectory can bring, must come out as NaN and not as an index out of range
-    cells = position.nan_to_num(0.0).clamp(0, last - 1).to(torch.int64)
+    # clamped as integers: a NaN, as a diverging trajectory can bring, must come out as NaN and not as an index out of
+    # range
+    cells = position.to(torch.int64).clamp(0, last - 1)
     inside = position - cells
 
     series = _chebyshev_series(table, p0)

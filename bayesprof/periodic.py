@@ -78,7 +78,7 @@ class PeriodicCopies:
         itself = first[..., 0, :, :]
         copies = first[..., 1:, :, :].sum(-3) + self.refine @ second @ self.refine.mT + per_pixel(rest @ self.weight)
         nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
-        nodes = (self.blur @ nodes.reshape(*nodes.shape[:-2], -1, 1)).reshape(nodes.shape)
+        nodes = (nodes.reshape(*nodes.shape[:-2], 1, -1) @ self.blur.mT).reshape(nodes.shape)
         return self.to_y @ nodes @ self.to_x.mT
 
 

@@ -34,8 +34,8 @@ class Convolution:
     """Renders sources through a PSF.
 
     `shape`: of the image, (ny, nx); `period`: of the transform, pixels, (rows, columns); `oversampling`: how many
-    times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency; `transfer_real`,
-    `transfer_imag`: transform of the PSF on them, shape (rows, columns) of that grid.
+    times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency; `transfer`: transform of the PSF
+    on them, complex, shape (rows, columns) of that grid.
     """
 
     shape: tuple[int, int]
@@ -43,36 +43,33 @@ class Convolution:
     oversampling: int
     x_axis: Axis
     y_axis: Axis
-    transfer_real: Tensor
-    transfer_imag: Tensor
+    transfer: Tensor
     copies: PeriodicCopies
 
     def __call__(self, sources: list[Profile | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
-        dtype = self.transfer_real.dtype
-        kx, ky = self.x_axis.k.to(dtype), self.y_axis.k.to(dtype)
-        real: Tensor | float = 0.0
-        imag: Tensor | float = 0.0
+        dtype = self.transfer.dtype
+        kx, ky = (axis.k.to(dtype.to_real()) for axis in (self.x_axis, self.y_axis))
+        spectrum: Tensor | float = 0.0
         copies: Tensor | float = 0.0
         for source in sources:
-            # phases are outer products; one-dimensional, so float64 costs nothing and keeps float32 images exact
-            x, y = (per_pixel(position.to(torch.float64)) for position in (source.x, source.y))
-            cos_x, sin_x, cos_y, sin_y = (phase.to(dtype) for phase in (*self.x_axis.shift(x), *self.y_axis.shift(y)))
+            # one-dimensional, so float64 costs nothing and keeps float32 images exact
+            along_x, along_y = (
+                axis.phase(per_pixel(position)).to(dtype)
+                for axis, position in ((self.x_axis, source.x), (self.y_axis, source.y))
+            )
             presence = self.copies.presence(source)
             amplitude: Tensor = per_pixel(presence * source.flux)
             if isinstance(source, Profile):
-                amplitude = amplitude * source.transform_at(kx, ky)
+                spectrum = spectrum + (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
                 copies = copies + self.copies(source, presence)
-            real = real + amplitude * (cos_x * cos_y - sin_x * sin_y)
-            imag = imag - amplitude * (sin_x * cos_y + cos_x * sin_y)
-        return self._to_pixels(real, imag) - copies
+            else:
+                spectrum = spectrum + (along_y * amplitude) * along_x
+        return self._to_pixels(spectrum) - copies
 
-    def _to_pixels(self, real: Tensor | float, imag: Tensor | float) -> Tensor:
+    def _to_pixels(self, spectrum: Tensor | float) -> Tensor:
         """Multiply by the PSF's transform, fold, transform back and cut out the image."""
-        plane = torch.complex(
-            real * self.transfer_real - imag * self.transfer_imag,
-            real * self.transfer_imag + imag * self.transfer_real,
-        )
+        plane = spectrum * self.transfer
         rows, columns = self.period
         ny, nx = self.shape
         step = self.oversampling
@@ -145,7 +142,6 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         oversampling=step,
         x_axis=Axis(*(tensor.to(image.device) for tensor in x_axis)),
         y_axis=Axis(*(tensor.to(image.device) for tensor in y_axis)),
-        transfer_real=transfer.real.to(dtype=image.dtype, device=image.device),
-        transfer_imag=transfer.imag.to(dtype=image.dtype, device=image.device),
+        transfer=transfer.to(dtype=image.dtype.to_complex(), device=image.device),
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
     )

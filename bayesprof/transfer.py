@@ -28,10 +28,10 @@ class Axis(NamedTuple):
     both: Tensor
     weights: Tensor
 
-    def shift(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the angle that a source at `position`, shape ``batch + (1, 1)``, is turned back by."""
-        angle = self.both * position[..., None, :, :]
-        return (self.weights * torch.cos(angle)).sum(-3), (self.weights * torch.sin(angle)).sum(-3)
+    def phase(self, position: Tensor) -> Tensor:
+        """Factor of the transform of a source at `position`, shape ``batch + (1, 1)``; complex128."""
+        angle = self.both * position.to(torch.float64)[..., None, :, :]
+        return torch.complex((self.weights * torch.cos(angle)).sum(-3), -(self.weights * torch.sin(angle)).sum(-3))
 
 
 def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Tensor]:

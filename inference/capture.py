@@ -44,7 +44,9 @@ _RESHAPED = (
     _ATEN.squeeze.dim, _ATEN.squeeze.dims, _ATEN.squeeze.default, _ATEN.expand.default, _ATEN.sum.dim_IntList,
 )  # fmt: skip
 _SMALL = 4096  # elements of an array whose strides don't matter
-_IDENTITIES = ((_ATEN.add.Tensor, (0.0,)), (_ATEN.mul.Tensor, (1,)), (_ATEN.sub.Tensor, (0.0,)))
+_IDENTITIES = (
+    (_ATEN.add.Tensor, (0.0,)), (_ATEN.sub.Tensor, (0.0,)), (_ATEN.mul.Tensor, (1,)), (_ATEN.pow.Tensor_Scalar, (1.0,)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _undetached(node: Any) -> Any:
 
 
 def unchanged(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
-    """The argument that an operation returns as it stands: in sums with `zeros` or 0, in products by 1."""
+    """The argument that an operation returns as it stands: in sums with `zeros` or 0, products by 1, first powers."""
     target, args = node.target, node.args
     if node.kwargs:  # alpha= of add and sub
         return None

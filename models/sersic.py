@@ -83,7 +83,8 @@ class Sersic(Profile):
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
         table = sersic_table().to(wavenumber_squared.device)
-        return look_up(table, torch.log1p(wavenumber_squared * (1 / _KAPPA_0**2)), torch.log(self.n))
+        # not log1p: the table asks for an absolute accuracy, and log takes two thirds of the time
+        return look_up(table, torch.log(1 + wavenumber_squared * (1 / _KAPPA_0**2)), torch.log(self.n))
 
     def brightness(self, radius_squared: Tensor) -> Tensor:
         n = self.n.clamp(*N_RANGE)
