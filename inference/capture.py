@@ -79,9 +79,12 @@ class Captured:
             module.recompile()
         return module
 
-    def several(self, *keys: str) -> fx.GraphModule:
-        """The part of the graph behind some entries of that dictionary, which it returns as one."""
-        return self._part({key: self._returned[key] for key in keys})
+    def several(self, *keys: str, **renamed: str) -> fx.GraphModule:
+        """The part of the graph behind some entries of that dictionary, which it returns as one; `renamed` are further
+        ones under names of their own.
+        """
+        names = {key: key for key in keys} | renamed
+        return self._part({name: self._returned[key] for name, key in names.items()})
 
     @property
     def _returned(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from astropy.table import Table
 from torch import Tensor
 
 from bayesprof.inference.constraints import Constrained
-from bayesprof.inference.information import chi_square, degrees_of_freedom
+from bayesprof.inference.functions import Summary
 from bayesprof.inference.posterior import Posterior
 
 _SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
@@ -108,32 +108,23 @@ def entry_labels(name: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def moments_at(
-    posterior: Posterior, z: Tensor, hessian: Tensor
+    summary: Summary, latent: Sequence[str], hessian: Tensor
 ) -> tuple[dict[str, float | np.ndarray], dict[str, float | np.ndarray], np.ndarray, list[str]]:
-    """Values and standard deviations of all sites, and covariance and labels of the latent ones, from `hessian` at
-    `z`.
+    """Values and standard deviations of all sites, and covariance and labels of the `latent` ones, from the `hessian`
+    where the summary was made.
     """
     factor = torch.linalg.inv(torch.linalg.cholesky(hessian))  # hessian^-1 = factor^T factor
-
-    def flat(z: Tensor) -> Tensor:
-        return torch.cat([value.reshape(-1) for value in posterior.describe(z).values()])
-
-    jacobian = torch.func.jacfwd(flat)(z)
-    std = (factor @ jacobian.T).norm(dim=0)
-    values = posterior.describe(z)
     params: dict[str, float | np.ndarray] = {}
     stds: dict[str, float | np.ndarray] = {}
     labels: list[str] = []
-    start = 0
-    for name, value in values.items():
-        entries = std[start : start + value.numel()].reshape(value.shape)
-        start += value.numel()
+    for name, value in summary.values.items():
+        entries = (factor @ summary.slopes[name].reshape(len(hessian), -1)).norm(dim=0).reshape(value.shape)
         params[name] = value.item() if value.ndim == 0 else value.cpu().numpy()
         stds[name] = entries.item() if value.ndim == 0 else entries.cpu().numpy()
-        if name not in posterior.deterministic:
+        if name in latent:
             labels += entry_labels(name, tuple(value.shape))
-    latent = factor @ jacobian[: len(labels)].T
-    return params, stds, (latent.T @ latent).cpu().numpy(), labels
+    along = factor @ torch.cat([summary.slopes[name].reshape(len(hessian), -1) for name in latent], dim=1)
+    return params, stds, (along.T @ along).cpu().numpy(), labels
 
 
 def start_at(posterior: Posterior, init: Mapping[str, Any] | Fit | None) -> Tensor:
@@ -153,15 +144,18 @@ def fit_at(
     iterations: int,
     message: str,
     free: Tensor | None = None,
+    gauss_newton: Tensor | None = None,
 ) -> Fit:
-    """The fit that ended at `z`, with the exact Hessian there where it is positive definite.
+    """The fit that ended at `z`, with the exact Hessian there where it is positive definite. `gauss_newton` : the
+    curvature of :meth:`Posterior.expansion` there, where it is known.
 
     An end that `converged` is refused as a maximum where the curvature is singular or the exact Hessian isn't positive
     definite. `free` (D,) is False for entries held by a bound, whose rows and columns are left out of that judgement.
     """
     posterior = target.posterior if isinstance(target, Constrained) else target
-    _, _, information, prior = target.expansion(z)
-    gauss_newton = positive_curvature(information, prior)
+    if gauss_newton is None:
+        _, _, information, prior = target.expansion(z)
+        gauss_newton = positive_curvature(information, prior)
     root = gauss_newton.diagonal().clamp(min=1e-30).sqrt()
     normalised = gauss_newton / torch.outer(root, root)
     singular = bool(torch.linalg.eigvalsh(normalised).min() < _SINGULAR)
@@ -189,26 +183,28 @@ def fit_at(
             "Failed: the exact Hessian isn't positive definite, this is a saddle or a flat direction and no maximum; "
             f"try other starting values (init=), or starts=4 with lm. ({message})"
         )
-    nodes = posterior.observed_nodes(z)
-    chi2 = [chi_square(node) for node in nodes.values()]
-    dof = sum(degrees_of_freedom(node) for node in nodes.values()) - posterior.size
+    hessian = 0.5 * (hessian + hessian.T)
+    summary = posterior.summary(z)
+    chi2 = [float(value) for value in summary.chi_square.values()]
+    known = len(chi2) == len(posterior.observed)
+    dof = posterior.observed_count - posterior.size
     if isinstance(target, Constrained):
         chi2.append(target.chi_square(z))
         dof += target.count
-    params, std, covariance, labels = moments_at(posterior, z, 0.5 * (hessian + hessian.T))
+    params, std, covariance, labels = moments_at(summary, [site.name for site in posterior.sites], hessian)
     return Fit(
         params=params,
         std=std,
         covariance=covariance,
         labels=labels,
-        chi2=None if not chi2 or None in chi2 else sum(part for part in chi2 if part is not None),
+        chi2=sum(chi2) if known and chi2 else None,
         dof=dof,
         converged=converged and maximum,
         message=message,
         iterations=iterations,
         log_density=log_density,
         z=z,
-        hessian=0.5 * (hessian + hessian.T),
+        hessian=hessian,
         hessian_kind="exact" if exact else "gauss-newton",
         curvature_ratio=(float(eigenvalues.min()), float(eigenvalues.max())),
     )

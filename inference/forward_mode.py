@@ -52,8 +52,13 @@ def with_derivatives(graph: fx.GraphModule, *keys: str) -> Derivatives:
 
     The nodes of `graph` must know their shapes, as captured ones do (and others after :func:`with_shapes`).
     """
-    written = _Writer(graph)
     *_, output = graph.graph.nodes
+    wanted: set[fx.Node] = set()
+    fx.node.map_arg([output.args[0][key] for key in keys], wanted.add)
+    for node in reversed(graph.graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    written = _Writer(graph, wanted)
     result = {}
     active = {}
     for key, value in output.args[0].items():
@@ -88,9 +93,9 @@ class _Shapes(fx.Interpreter):
 
 
 class _Writer:
-    """Copies a graph and writes the tangent of each node beside it."""
+    """Copies a graph and writes the tangent of each of the `wanted` nodes beside it."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, wanted: set[fx.Node]) -> None:
         self.graph = fx.Graph()
         self.value: dict[fx.Node, fx.Node] = {}
         self.tangent: dict[fx.Node, Tangent] = {}
@@ -111,7 +116,8 @@ class _Writer:
             if node.op == "call_function":
                 same = unchanged(node, self.zeros)
                 self.value[node] = self.value[same] if same else self.graph.node_copy(node, self.value.__getitem__)
-                self._differentiate(node)
+                if node in wanted:
+                    self._differentiate(node)
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         return self.graph.call_function(target, args, kwargs)
@@ -441,6 +447,20 @@ def _x_log_y(w: _Writer, node: fx.Node) -> Tangent:
     return w.sum([tuple(blocks)], node.meta["val"])
 
 
+def _arc_tangent(w: _Writer, node: fx.Node) -> Tangent:
+    y, x = node.args
+    if y not in w.tangent or x not in w.tangent:
+        return w._of_any(node)
+    square = w.call(_ATEN.add.Tensor, *(w.call(_ATEN.mul.Tensor, w.value[v], w.value[v]) for v in (x, y)))
+    rank = len(node.meta["val"].shape)
+    tangents = []
+    for part, slope in ((y, w.value[x]), (x, w.call(_ATEN.neg.default, w.value[y]))):
+        factor = w.call(_ATEN.div.Tensor, slope, square)
+        blocks = [Block(b.active, w.call(_ATEN.mul.Tensor, b.rows, factor)) for b in w.aligned(part, rank)]
+        tangents.append(tuple(blocks))
+    return w.sum(tangents, node.meta["val"])
+
+
 def _arc_cosine(w: _Writer, x: Any, value: Any, node: fx.Node) -> Any:
     cosine = w.call(_ATEN.rsub.Scalar, w.call(_ATEN.mul.Tensor, x, x), 1)
     return w.call(_ATEN.neg.default, w.call(_ATEN.rsqrt.default, cosine))
@@ -569,6 +589,8 @@ _RULES: dict[Any, Callable[[_Writer, fx.Node], Tangent]] = {
     _ATEN.bmm.default: _multiplied,
     _ATEN.dot.default: _dotted,
     _ATEN.xlogy.Tensor: _x_log_y,
+    _ATEN.atan2.default: _arc_tangent,
+    _ATEN.remainder.Scalar: _same,
     _ATEN.acos.default: _slope_times(_arc_cosine),
     _ATEN.clamp.default: _slope_times(_clamped),
     _ATEN.sigmoid.default: _slope_times(

@@ -12,15 +12,15 @@ from __future__ import annotations
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.capture import Captured, capture, interpreted
-from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
+from bayesprof.inference.forward_mode import with_derivatives, with_shapes
 
 _CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
 _WORTH_COMPILING = 90.0  # seconds of captured evaluations: a compilation takes 40 and saves a third to two thirds
@@ -30,8 +30,8 @@ _SHARED_MODELS = 16  # models whose derived functions are kept
 class Functions:
     """Functions of the unconstrained vector `z`, shape ``(size,)`` each, derived from a forward graph.
 
-    ``log_density``, ``log_prior``, ``value_and_grad``, ``expansion``, ``deterministic`` and ``pointwise``; all take a
-    batch, shape ``(batch, size)``.
+    ``log_density``, ``log_prior``, ``value_and_grad``, ``expansion``, ``deterministic``, ``summary`` and ``pointwise``;
+    all take a batch, shape ``(batch, size)``.
     """
 
     def __init__(self, forward: Captured, size: int, *, all_known: bool) -> None:
@@ -62,7 +62,7 @@ class Functions:
     def differentiable(self, name: str, z: Tensor) -> Any:
         """The function at `z` of shape ``(..., size)``, for autograd or inside a transform of torch.func."""
         shared = self._shared
-        derived = shared.parts[name] if name in shared.parts else _DERIVED[name](shared)
+        derived = shared.part(name, differentiable=True) if name in _DIFFERENTIATED else shared.function(name)
         function: Callable[..., Any] = partial(_swapped, derived, self.forward.constants)
         for _ in z.shape[:-1]:
             function = torch.func.vmap(function)
@@ -83,31 +83,43 @@ class Functions:
         self._bound[key] = shared.bind(key, example, self.forward.constants, compiled=compiled)
 
 
+class Summary(NamedTuple):
+    """`values` of the latent and the deterministic sites, their `slopes` along z, with an axis of length D in front of
+    their own, and `chi_square` of the observed sites that have one; by name.
+    """
+
+    values: dict[str, Tensor]
+    slopes: dict[str, Tensor]
+    chi_square: dict[str, Tensor]
+
+
 class _Shared:
     """What posteriors of one structure have in common."""
 
     def __init__(self, forward: Captured, size: int, all_known: bool) -> None:
-        self.parts = {key: forward.only(key) for key in _DIFFERENTIATED}
-        self.values = {key: forward.only(key, differentiable=False) for key in _VALUES}
-        self.expanded = forward.several("log_density", "weights", "scores", "parameters", "log_prior")
-        self.prior = forward.several("log_prior")
-        self.size, self.all_known = size, all_known
+        self.forward, self.size, self.all_known = forward, size, all_known
+        self.parts: dict[tuple[str, bool], fx.GraphModule] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
         self.calls: Counter[tuple[str, int]] = Counter()
         self.captured: dict[tuple[str, int], Captured] = {}
         self.interpreted: dict[tuple[str, int], Callable[..., Any]] = {}
         self.compiled: dict[tuple[str, int], Callable[..., Any]] = {}
 
-    @cached_property
-    def derivatives(self) -> tuple[Derivatives, Derivatives]:
-        """What an expansion takes: values with the slopes of the parameters of the observed distributions and of the
-        log prior; and the slopes of those of the log prior.
-        """
-        slopes = with_derivatives(self.prior, "log_prior")
-        curved = with_derivatives(with_shapes(slopes.graph), "log_prior")
-        return with_derivatives(self.expanded, "parameters", "log_prior"), curved
+    def part(self, name: str, *, differentiable: bool) -> fx.GraphModule:
+        """One of the values that the forward graph returns, as a function of its own."""
+        key = (name, differentiable)
+        if key not in self.parts:
+            self.parts[key] = self.forward.only(name, differentiable=differentiable)
+        return self.parts[key]
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """One of the functions, of a single point and the constants."""
+        if name not in self.functions:
+            self.functions[name] = _DERIVED[name](self)
+        return self.functions[name]
 
     def batched(self, name: str) -> Callable[..., Any]:
-        function = _DERIVED[name](self)
+        function = self.function(name)
 
         def over_batch(z: Tensor, *constants: Tensor) -> Any:
             if len(z) == 1:  # without vmap, which costs as much as many an operation
@@ -168,7 +180,7 @@ def _shared_by(forward: Captured, size: int, all_known: bool) -> _Shared:
 
 
 def _value_and_grad(shared: _Shared) -> Callable[..., Any]:
-    return torch.func.grad_and_value(shared.parts["log_density"])
+    return torch.func.grad_and_value(shared.part("log_density", differentiable=True))
 
 
 def _expansion(shared: _Shared) -> Callable[..., Any]:
@@ -177,8 +189,12 @@ def _expansion(shared: _Shared) -> Callable[..., Any]:
     The score of the observed distributions in their parameters is known where their information is, so one Jacobian
     gives the information and the gradient.
     """
-    size = shared.size
-    first, second = shared.derivatives
+    size, forward = shared.size, shared.forward
+    first = with_derivatives(
+        forward.several("log_density", "weights", "scores", "parameters", "log_prior"), "parameters", "log_prior"
+    )
+    slope = with_derivatives(forward.several("log_prior"), "log_prior")
+    second = with_derivatives(with_shapes(slope.graph), "log_prior")
 
     def expansion(z: Tensor, *constants: Tensor) -> Any:
         at = first.graph(z, *constants)
@@ -195,17 +211,34 @@ def _expansion(shared: _Shared) -> Callable[..., Any]:
             at["parameters"], first.active["parameters"], at["weights"], at["scores"], strict=True
         ):
             if blocks:
-                rows = torch.cat([block.flatten(1) for block in blocks])
+                rows = torch.cat([block.reshape(len(block), -1) for block in blocks])
                 place = _placement(sum(active, ()), size, like=z)
                 information = information + place.mT @ ((rows * weight.reshape(-1)) @ rows.mT) @ place
                 gradient = gradient + (rows @ score.reshape(-1)) @ place
         if not shared.all_known:
-            unknown = partial(_swapped, shared.parts["log_unknown"], constants)
+            unknown = partial(_swapped, shared.part("log_unknown", differentiable=True), constants)
             gradient = gradient + torch.func.grad(unknown)(z)
             information = information - torch.func.hessian(unknown)(z)
         return at["log_density"], gradient, information, prior
 
     return expansion
+
+
+def _summary(shared: _Shared) -> Callable[..., Summary]:
+    size = shared.size
+    derived = with_derivatives(shared.forward.several("chi_square", values="sites", slopes="sites"), "slopes")
+
+    def summary(z: Tensor, *constants: Tensor) -> Summary:
+        at = derived.graph(z, *constants)
+        slopes = {}
+        for name, value in at["values"].items():
+            dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
+            for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
+                dense = dense + _placement(active, size, like=z).mT @ rows.reshape(len(active), -1)
+            slopes[name] = dense.reshape(size, *value.shape)
+        return Summary(at["values"], slopes, at["chi_square"])
+
+    return summary
 
 
 def _placement(entries: tuple[int, ...], size: int, *, like: Tensor) -> Tensor:
@@ -219,11 +252,10 @@ def _swapped(part: Callable[..., Any], constants: tuple[Tensor, ...], z: Tensor)
 
 
 def _part(key: str) -> Callable[[_Shared], Callable[..., Any]]:
-    return lambda shared: shared.values[key]
+    return lambda shared: shared.part(key, differentiable=False)
 
 
-_DIFFERENTIATED = ("log_density", "log_prior", "log_unknown")
-_VALUES = ("log_density", "log_prior", "deterministic", "pointwise")
+_DIFFERENTIATED = ("log_density", "log_prior")  # and what others may differentiate further
 _DERIVED = {
     "log_density": _part("log_density"),
     "log_prior": _part("log_prior"),
@@ -231,4 +263,5 @@ _DERIVED = {
     "pointwise": _part("pointwise"),
     "value_and_grad": _value_and_grad,
     "expansion": _expansion,
+    "summary": _summary,
 }

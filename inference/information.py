@@ -112,7 +112,7 @@ def degrees_of_freedom(node: Any) -> int:
     return int(counted(node).sum()) * base.event_shape.numel()
 
 
-def chi_square(node: Any) -> float | None:
+def chi_square(node: Any) -> Tensor | None:
     """Sum of ((value - loc) / scale)^2 over what counts: Normal and Student-t; (value - rate)^2 / rate: Poisson;
     None for others.
     """
@@ -123,7 +123,7 @@ def chi_square(node: Any) -> float | None:
         squares = (node["value"] - base.rate) ** 2 / base.rate
     else:
         return None
-    return float(torch.where(counted(node), squares, torch.zeros_like(squares)).sum())
+    return torch.where(counted(node), squares, torch.zeros_like(squares)).sum()
 
 
 def _weight(node: Any, mask: Tensor | bool, shape: torch.Size, like: Tensor) -> Tensor:

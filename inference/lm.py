@@ -27,13 +27,16 @@ _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
 
 
 class Climb(NamedTuple):
-    """Where a climb ended, whether at a stationary point, and how."""
+    """Where a climb ended, whether at a stationary point, and how; and the Gauss-Newton curvature a negligible step
+    before, where it converged.
+    """
 
     z: Tensor
     converged: bool
     log_density: float
     iterations: int
     message: str
+    gauss_newton: Tensor | None = None
 
 
 def lm(
@@ -125,7 +128,9 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) 
         step, decrement = _solve(curvature, gradient, scale, 0.0)
         if decrement < _DECREMENT:
             # the step that shows it is known: it makes the end exact
-            return Climb(z + step, True, float(value), iteration, f"Converged: Newton decrement {decrement:.1e}.")
+            message = f"Converged: Newton decrement {decrement:.1e}."
+            gauss_newton = positive_curvature(information, prior)
+            return Climb(z + step, True, float(value), iteration, message, gauss_newton)
         if _SLOW * previous < decrement < _NEAR:
             # close to the maximum, but closing in slowly: the data scatter otherwise than the likelihood says
             exact = exact_hessian(target, z, curvature)

@@ -25,8 +25,15 @@ from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
 from bayesprof.inference.capture import Captured, capture, unchecked
-from bayesprof.inference.functions import Functions
-from bayesprof.inference.information import fisher_terms, pointwise_log_prob, same_family, unwrapped
+from bayesprof.inference.functions import Functions, Summary
+from bayesprof.inference.information import (
+    chi_square,
+    degrees_of_freedom,
+    fisher_terms,
+    pointwise_log_prob,
+    same_family,
+    unwrapped,
+)
 
 PREDICTIVE_DRAWS = 100
 """Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
@@ -70,6 +77,8 @@ class Posterior:
         Names of the observed sites, and of the ``pyro.factor`` sites.
     data : dict
         Values of the observed sites, but of those whose value depends on the latent ones.
+    observed_count : int
+        Number of observed values that aren't masked.
     size : int
         Length D of z.
 
@@ -108,7 +117,10 @@ class Posterior:
         self.size = sum(site.unconstrained_shape.numel() for site in self.sites)
         self.dtype = torch.float64
         self.device = nodes[self.sites[0].name]["value"].device
-        self._known = self._with_known_information()
+        here, there = (self.observed_nodes(self.prior_draw(seed + i)) for i in (0, 1))
+        self.observed_count = sum(degrees_of_freedom(node) for node in here.values())
+        self._with_chi_square = [name for name in here if chi_square(here[name]) is not None]
+        self._known = [name for name in here if fisher_terms(here[name]) and same_family(here[name], there[name])]
 
     # -- the unconstrained space
 
@@ -195,6 +207,10 @@ class Posterior:
         """Values of the latent and the deterministic sites at `z` of shape ``(..., D)``."""
         return {**self.constrain(z), **self._evaluated("deterministic", z)}
 
+    def summary(self, z: Tensor) -> Summary:
+        """Values of all sites, their derivatives, and chi2 of the observed ones, at `z` of shape ``(..., D)``."""
+        return self._evaluated("summary", z)
+
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:
         """Log probability of every observed value, at `z` of shape ``(..., D)``, by observed site; shape of the
         values, masked ones 0.
@@ -257,6 +273,8 @@ class Posterior:
                 "weights": [term.information for term in terms],
                 "scores": [term.score for term in terms],
                 "deterministic": {name: trace.nodes[name]["value"] for name in self.deterministic},
+                "sites": {name: trace.nodes[name]["value"] for name in (*self._latent, *self.deterministic)},
+                "chi_square": {name: chi_square(trace.nodes[name]) for name in self._with_chi_square},
                 "pointwise": {name: pointwise_log_prob(trace.nodes[name]) for name in self.observed},
             }
 
@@ -359,10 +377,6 @@ class Posterior:
     @property
     def _latent(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.sites)
-
-    def _with_known_information(self) -> list[str]:
-        here, there = (self.observed_nodes(self.prior_draw(self.seed + i)) for i in (0, 1))
-        return [name for name in self.observed if fisher_terms(here[name]) and same_family(here[name], there[name])]
 
     def _conditioned(self, z: Tensor, data: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
         """Pyro's trace of the model at `z` (D,) and over `data`, and the log Jacobian of the transforms."""

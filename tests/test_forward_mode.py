@@ -36,6 +36,9 @@ FUNCTIONS = {
     "special": lambda z: torch.stack(
         [torch.sigmoid(z[0]), z[1].abs(), torch.lgamma(z[2]), torch.acos(z[0]), torch.erf(z[1]), torch.tanh(z[3])]
     ),
+    "angles": lambda z: (
+        torch.atan2(z[:2], z[2]) + torch.atan2(z[3], torch.tensor(0.5).double()) + torch.remainder(z, 0.5)[:2]
+    ),
     "softplus": lambda z: torch.nn.functional.softplus(z) + torch.nn.functional.softplus(z[1], beta=2.0),
     "xlogy": lambda z: torch.xlogy(torch.tensor(2.0, dtype=torch.float64), z[2:4]) + torch.xlogy(z[0], z[2]),
     "clamped": lambda z: z.clamp(0.0, 0.5) + z.clamp(min=0.25) + z[2].clamp(max=-1.0),
@@ -112,7 +115,7 @@ def test_each_component_is_followed_along_its_own_parameters_only():
     image = bp.Image(np.exp(-((x - 40.0) ** 2 + (y - 30.0) ** 2) / 30), sigma=0.1, psf=psf)
     scene = bp.Scene(image, one=models.sersic(), two=models.sersic(), sky=models.flat_sky())
     posterior = inference.Posterior(scene)
-    _, active = posterior._functions._shared.derivatives[0]
+    _, active = with_derivatives(posterior._forward.several("parameters"), "parameters")
     blocks = [set(block) for block in active["parameters"][0]]
     assert sorted(blocks, key=min) == [set(range(7)), set(range(7, 14)), {14}]
 
