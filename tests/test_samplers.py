@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import arviz as az
 import numpy as np
@@ -15,7 +18,7 @@ from posteriors import ANALYTIC, compared
 from pyro.infer import MCMC
 
 from bayesprof import inference
-from bayesprof.inference import Posterior, chains
+from bayesprof.inference import Posterior, chains, functions
 from bayesprof.inference.kernels import MALA, SplitHMC, State
 from bayesprof.inference.lockstep import in_lockstep
 from bayesprof.inference.whitening import Whitened
@@ -58,18 +61,80 @@ def test_moments_are_those_known(name, target):
     assert min(row.ess for row in rows) > 250
 
 
+@pytest.fixture(scope="module")
+def many_values() -> Posterior:
+    """A model whose sums are long enough for torch to split them among threads, which rounds them differently."""
+    generator = torch.Generator().manual_seed(8)
+    x, noise = torch.randn(2, 100_000, generator=generator, dtype=torch.float64)
+
+    def model() -> None:
+        slope = pyro.sample("slope", dist.Normal(double(0.0), 1.0))
+        width = pyro.sample("width", dist.LogNormal(double(0.0), 1.0))
+        pyro.sample("y", dist.Normal(torch.sin(slope * x), width).to_event(1), obs=torch.sin(0.7 * x) + noise)
+
+    return Posterior(model)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_same_seed_same_draws_on_any_number_of_threads(name, skewed):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    one = short(name, skewed)
-    torch.set_num_threads(2)
-    two = short(name, skewed)
-    torch.set_num_threads(threads)
-    other = short(name, skewed, seed=6)
+def test_same_seed_same_draws_on_any_number_of_threads(name, many_values, monkeypatch):
+    used = []
+    evaluated = Posterior._evaluated
+
+    def counting(posterior: Posterior, function: str, z: torch.Tensor) -> object:
+        if function in ("value_and_grad", "expansion"):
+            used.append(torch.get_num_threads())
+        return evaluated(posterior, function, z)
+
+    monkeypatch.setattr(Posterior, "_evaluated", counting)
+    options = {"draws": 3, "chains": 1}  # sums of several chains are split by chain, and round the same
+    with threads(1):
+        one = short(name, many_values, **options)
+    with threads(2):
+        two = short(name, many_values, **options)
+        other = short(name, many_values, seed=6, **options)
+    assert set(used) == {1}
     for site in one.posterior:
         np.testing.assert_array_equal(one.posterior[site], two.posterior[site])
         assert not np.array_equal(one.posterior[site], other.posterior[site])
+
+
+def test_draws_do_not_depend_on_what_others_had_compiled(skewed, monkeypatch):
+    used = []
+    monkeypatch.setattr(functions, "interpreted", lambda captured, example: used.append(captured) or captured.graph)
+    posterior = Posterior(lambda: pyro.sample("x", dist.StudentT(double(7.0), 1.0, 2.0).expand([5]).to_event(1)))
+    options = {"batch": 3, "calls": 1000}
+    posterior.prepare("value_and_grad", compile=True, **options)
+    assert not used
+    posterior.prepare("value_and_grad", compile=False, **options)
+    assert len(used) == 1
+
+
+@pytest.mark.parametrize("method", ["nuts", "hmc", "split_hmc", "mala", "ensemble", "sample", "laplace", "svi"])
+def test_a_fit_of_another_model_is_refused(method, skewed):
+    other = inference.lm(gaussian)
+    options = {} if method in ("laplace", "svi") else {"chains": 4} if method != "ensemble" else {}
+    three = Posterior(lambda: pyro.sample("x", dist.Normal(double(1.0, 2.0, 3.0), 1.0).to_event(1)))
+    with pytest.raises(
+        ValueError, match=r"expected a fit of this model, whose posterior has 3 dimensions, got one of 2"
+    ):
+        getattr(inference, method)(three, init=other, progress=False, **options)
+
+
+def test_many_short_chains_are_exported_without_a_warning(skewed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        post = inference.split_hmc(skewed, chains=16, draws=30, warmup=20, progress=False)
+    assert dict(post.posterior.sizes)["chain"] == 16
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -214,6 +279,13 @@ def test_an_error_in_a_chain_reaches_the_caller():
 
     with pytest.raises(RuntimeError, match="on fire"):
         in_lockstep([task, task], broken, torch.zeros(2, 1))
+
+    def failing(ask) -> None:
+        ask(torch.zeros(1))
+        raise RuntimeError("the chain broke")
+
+    with pytest.raises(RuntimeError, match="chain broke"):
+        in_lockstep([task, failing, task], lambda points: (points.sum(-1), points), torch.zeros(3, 1))
 
 
 def test_learned_coordinates_whiten_what_the_hessian_got_wrong():
