@@ -268,13 +268,12 @@ def unchanged(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
         survivor = args[1]
     else:
         return None
-    here, there = node.meta.get("val"), survivor.meta.get("val") if isinstance(survivor, fx.Node) else None
-    same = (
-        isinstance(here, Tensor)
-        and isinstance(there, Tensor)
-        and (here.shape, here.dtype) == (there.shape, there.dtype)
-    )
-    return survivor if same else None
+    if not isinstance(survivor, fx.Node):
+        return None
+    here, there = node.meta.get("val"), survivor.meta.get("val")
+    if not (isinstance(here, Tensor) and isinstance(there, Tensor)):
+        return None
+    return survivor if (here.shape, here.dtype) == (there.shape, there.dtype) else None
 
 
 def _simplify(graph: fx.GraphModule) -> None:

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from bayesprof.inference.export import to_inference_data
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.lm import fitted
-from bayesprof.inference.posterior import Posterior, seeds_from
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.threads import one_thread
 from bayesprof.inference.whitening import DISPERSION, whitened_at
 

@@ -20,7 +20,8 @@ from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import importance, systematic
 from bayesprof.inference.laplace import laplace_evidence, student_t
 from bayesprof.inference.lm import fitted
-from bayesprof.inference.posterior import Posterior, seeds_from
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.verdict import ESS, k_hat_limit
 from bayesprof.inference.whitening import whitened_at
 

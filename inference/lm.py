@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bayesprof.inference.constraints import Constraint, constrained
 from bayesprof.inference.fit import Density, Fit, exact_hessian, fit_at, positive_curvature, start_at
-from bayesprof.inference.posterior import Posterior, seeds_from
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.randomness import seeds_from
 
 _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below

@@ -17,7 +17,7 @@ from pyro.infer.mcmc.nuts import _TreeInfo
 from torch import Tensor
 
 from bayesprof.inference.kernels import State
-from bayesprof.inference.posterior import seeds_from, set_seed
+from bayesprof.inference.randomness import seeds_from, set_seed
 from bayesprof.inference.whitening import Whitened
 
 Ask = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -9,18 +9,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to, lowrank_multivariate_normal, multivariate_normal, normal
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
@@ -32,26 +28,14 @@ from bayesprof.inference.information import (
     fisher_terms,
     pointwise_log_prob,
     same_family,
-    unwrapped,
 )
+from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from
+from bayesprof.inference.sites import Observing, is_deterministic, latent_sites, own_data
 
 PREDICTIVE_DRAWS = 100
 """Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
 _BATCH, _BATCH_ELEMENTS = 32, 2**20  # most points evaluated together, and most elements of their largest array
 _PRIOR_DRAWS = 51  # whose median is the start of a parameter that the model gives no starting value for
-
-
-class Site(NamedTuple):
-    """A latent site: its name, the shape and support of its values, their transform from the unconstrained space,
-    and where it stands in z.
-    """
-
-    name: str
-    shape: torch.Size
-    support: Any
-    transform: Any
-    unconstrained_shape: torch.Size
-    place: slice
 
 
 class Posterior:
@@ -69,6 +53,8 @@ class Posterior:
 
     Attributes
     ----------
+    model, args, kwargs :
+        The model and what it is called with.
     sites : tuple of Site
         Latent sites in the order of execution.
     deterministic : tuple of str
@@ -105,15 +91,15 @@ class Posterior:
         keep_freed_memory()
         self.model = model
         self.seed = seed
-        self._args, self._kwargs = args, kwargs
+        self.args, self.kwargs = args, kwargs
         traces = [self._prior_trace(seed), self._prior_trace(seed + 1)]
-        self.sites = _latent_sites(traces)
+        self.sites = latent_sites(traces)
         nodes = traces[0].nodes
-        self.deterministic = tuple(name for name in nodes if _is_deterministic(nodes[name]))
-        scored = [name for name in traces[0].observation_nodes if not _is_deterministic(nodes[name])]
+        self.deterministic = tuple(name for name in nodes if is_deterministic(nodes[name]))
+        scored = [name for name in traces[0].observation_nodes if not is_deterministic(nodes[name])]
         self.factors = tuple(name for name in scored if isinstance(nodes[name]["fn"], dist.Unit))
         self.observed = tuple(name for name in scored if name not in self.factors)
-        self.data = _own_data(self.observed, traces)
+        self.data = own_data(self.observed, traces)
         self.size = sum(site.unconstrained_shape.numel() for site in self.sites)
         self.dtype = torch.float64
         self.device = nodes[self.sites[0].name]["value"].device
@@ -126,7 +112,7 @@ class Posterior:
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
         """Values of the latent sites at `z` of shape ``(..., D)``, each of shape ``(...,) + site.shape``."""
-        return {name: value for name, (value, _) in self._transformed(z).items()}
+        return {name: value for name, (value, _) in self.transformed(z).items()}
 
     def unconstrain(self, values: Mapping[str, Any]) -> Tensor:
         """`z` of shape ``(D,)`` for the values of all latent sites.
@@ -356,7 +342,7 @@ class Posterior:
         def draw(point: Tensor) -> dict[str, Tensor]:
             return self._drawn(None if constrain is None else constrain(point))
 
-        with torch.no_grad(), unchecked(), _normals_in_batches(), warnings.catch_warnings():
+        with torch.no_grad(), unchecked(), normals_in_batches(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than one by one
             warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
             try:
@@ -371,7 +357,7 @@ class Posterior:
         model = poutine.uncondition(self.model)
         if values is not None:
             model = poutine.condition(model, data=dict(values))
-        nodes: Any = poutine.trace(model).get_trace(*self._args, **self._kwargs).nodes
+        nodes: Any = poutine.trace(model).get_trace(*self.args, **self.kwargs).nodes
         return {name: nodes[name]["value"] for name in (*self._latent, *self.deterministic, *self.observed)}
 
     @property
@@ -380,13 +366,14 @@ class Posterior:
 
     def _conditioned(self, z: Tensor, data: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
         """Pyro's trace of the model at `z` (D,) and over `data`, and the log Jacobian of the transforms."""
-        transformed = self._transformed(z)
+        transformed = self.transformed(z)
         model = poutine.condition(self.model, data={name: value for name, (value, _) in transformed.items()})
-        with _Observing(data):
-            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
+        with Observing(data):
+            trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         return trace, torch.stack([log_jacobian for _, log_jacobian in transformed.values()]).sum(0)
 
-    def _transformed(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def transformed(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Value of each latent site at `z` of shape ``(..., D)``, and the log Jacobian of its transform, ``(...)``."""
         result = {}
         batch = z.shape[:-1]
         for site in self.sites:
@@ -398,116 +385,10 @@ class Posterior:
 
     def _prior_trace(self, seed: int) -> Any:
         with torch.no_grad(), seeded(seed):
-            return poutine.trace(self.model).get_trace(*self._args, **self._kwargs)
+            return poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
 
     @cached_property
     def _prior_median(self) -> Tensor:
         drawn = self.simulate(count=_PRIOR_DRAWS, seed=self.seed + 2)
         z = [site.transform.inv(drawn[site.name].to(self.dtype)).reshape(_PRIOR_DRAWS, -1) for site in self.sites]
         return torch.cat(z, dim=1).clamp(-1e3, 1e3).median(dim=0).values
-
-
-@contextmanager
-def _normals_in_batches() -> Iterator[None]:
-    """Lets torch's normal distributions draw under vmap, which can't fill a tensor in place with random numbers."""
-
-    def standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.randn(shape, dtype=dtype, device=device)
-
-    modules: tuple[Any, ...] = (normal, multivariate_normal, lowrank_multivariate_normal)
-    own = [module._standard_normal for module in modules]
-    for module in modules:
-        module._standard_normal = standard_normal
-    try:
-        yield
-    finally:
-        for module, function in zip(modules, own, strict=True):
-            module._standard_normal = function
-
-
-class _Observing(Messenger):
-    """Observes `data`, by site, in place of what the model says."""
-
-    def __init__(self, data: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.data = data
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self.data:
-            msg["value"] = self.data[msg["name"]]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Runs its block from a seed and leaves the states of torch's generators, of the CPU and of CUDA devices in use,
-    as they were.
-    """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        set_seed(seed)
-        yield
-
-
-def set_seed(seed: int) -> None:
-    """Seed torch's generators. ``torch.manual_seed`` takes milliseconds to look for devices that aren't in use."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-
-
-def _is_deterministic(node: Any) -> bool:
-    """Whether a site was computed: by ``pyro.deterministic``, or put in the place of another by a reparametrisation."""
-    if node["type"] != "sample" or not node["is_observed"]:
-        return False
-    base, mask = unwrapped(node["fn"])
-    return bool(node["infer"].get("_deterministic")) or (isinstance(base, dist.Delta) and mask is False)
-
-
-def _own_data(observed: tuple[str, ...], traces: list[Any]) -> dict[str, Tensor]:
-    """Values of the observed sites that are the same in both traces."""
-    first, second = (trace.nodes for trace in traces)
-    return {
-        name: first[name]["value"].detach()
-        for name in observed
-        if isinstance(first[name]["value"], Tensor)
-        and name in second
-        and torch.equal(first[name]["value"], second[name]["value"])
-    }
-
-
-def _latent_sites(traces: list[Any]) -> tuple[Site, ...]:
-    first, second = (trace.nodes for trace in traces)
-    sites, start = [], 0
-    for name, node in first.items():
-        if node["type"] != "sample" or node["is_observed"] or isinstance(node["fn"], _Subsample):
-            continue
-        support = node["fn"].support
-        if support.is_discrete:
-            raise ValueError(
-                f"{name}: expected continuous latent sites, got the discrete {type(node['fn']).__name__}; sum it out "
-                "of the model, "
-                "or make it continuous"
-            )
-        transform = biject_to(support)
-        value = node["value"]
-        unconstrained = transform.inv(value)
-        there = biject_to(second[name]["fn"].support)(unconstrained) if name in second else None
-        if there is None or there.shape != value.shape or not torch.allclose(there, value, rtol=1e-4, atol=1e-6):
-            raise ValueError(
-                f"{name}: expected a site that is always there, with a fixed support; it changes with the values of "
-                "other sites. "
-                "Draw it on a fixed support and scale it: u = pyro.sample('u', Uniform(0, 1)), then pyro.deterministic"
-            )
-        length = unconstrained.numel()
-        sites.append(Site(name, value.shape, support, transform, unconstrained.shape, slice(start, start + length)))
-        start += length
-    if not sites:
-        raise ValueError(
-            "expected a model with at least one latent site, got none: every parameter is held or observed"
-        )
-    return tuple(sites)
-
-
-def seeds_from(seed: int, count: int) -> list[int]:
-    """`count` seeds derived from one."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2**31 - 1, (count,), generator=generator).tolist()

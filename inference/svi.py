@@ -36,7 +36,9 @@ from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result
 from bayesprof.inference.laplace import log_volume
 from bayesprof.inference.lm import fitted
-from bayesprof.inference.posterior import Posterior, _Observing, seeded, seeds_from
+from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.randomness import seeded, seeds_from
+from bayesprof.inference.sites import Observing
 from bayesprof.inference.whitening import Whitened, whitened_at
 
 _GUIDES = ("multivariate_normal", "low_rank", "flow")
@@ -234,14 +236,14 @@ def _fit_own(
     """ELBO of each step, and weighted draws, of a guide of the model's own sites."""
 
     def model(*args: Any, **kwargs: Any) -> None:
-        with _Observing(posterior.data):
+        with Observing(posterior.data):
             posterior.model(*args, **kwargs)
 
     training, drawing = seeds_from(seed, 2)
     with seeded(training):
         _own_draw(posterior, guide)  # refuses a guide that can't be weighted before it is trained
         loss = Trace_ELBO(num_particles=particles)
-        elbo = _trained(SVI(model, guide, optimizer, loss), steps, progress, *posterior._args, **posterior._kwargs)
+        elbo = _trained(SVI(model, guide, optimizer, loss), steps, progress, *posterior.args, **posterior.kwargs)
     with seeded(drawing), torch.no_grad():
         drawn = [_own_draw(posterior, guide) for _ in range(proposals)]
     z, log_guide = (torch.stack(parts) for parts in zip(*drawn, strict=True))
@@ -250,7 +252,7 @@ def _fit_own(
 
 def _own_draw(posterior: Posterior, guide: Callable[..., Any]) -> tuple[Tensor, Tensor]:
     """`z` of one draw of a guide, and its log density there."""
-    trace = poutine.trace(guide).get_trace(*posterior._args, **posterior._kwargs)
+    trace = poutine.trace(guide).get_trace(*posterior.args, **posterior.kwargs)
     names = {site.name for site in posterior.sites}
     drawn = {name for name in trace.stochastic_nodes if name in names}
     extra = [name for name in trace.stochastic_nodes if name not in names]
@@ -264,7 +266,7 @@ def _own_draw(posterior: Posterior, guide: Callable[..., Any]) -> tuple[Tensor, 
             "density would have to be integrated; draw the sites without them, or use an autoguide of Pyro"
         )
     z = posterior.unconstrain({name: trace.nodes[name]["value"] for name in names})
-    jacobian = sum(log_jacobian for _, log_jacobian in posterior._transformed(z).values())
+    jacobian = sum(log_jacobian for _, log_jacobian in posterior.transformed(z).values())
     return z, torch.as_tensor(trace.log_prob_sum()).to(z) + jacobian
 
 

@@ -25,10 +25,8 @@ from bayesprof.inference.calibrate import (
     LEVELS,
     Calibration,
     calibrate,
-    coverage,
-    ecdf_band,
-    uniformity,
 )
+from bayesprof.inference.ranks import coverage, ecdf_band, uniformity
 
 SIZE, REPEATS, PRIOR_SD, NOISE = 6, 4, 3.0, 1.0
 DRAWS = 49
