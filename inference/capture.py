@@ -1,7 +1,7 @@
 """Functions of one flat vector, captured as graphs of tensor operations.
 
 Running a Pyro model costs milliseconds of Python per call. It is run once, under ``make_fx``, which records the tensor
-operations, those that write into a tensor in a form that doesn't. What remains is a graph that three passes make lean:
+operations; what remains is a graph that three passes make lean:
 
 1. ``x - x.detach()`` is exactly zero: it, and whatever is only multiplied by it, goes. (:mod:`bayesprof.lookup` and
    others write Taylor terms that way; a graph of values and gradients doesn't need the second-order ones.)
@@ -133,7 +133,8 @@ def capture(
     """`function` of a tensor like `example` and of the `inputs`, returning tensors, as a graph.
 
     The function must do the same operations whatever the values: Python branches on values are frozen as `example`
-    takes them. A graph that is to be differentiated later keeps its Taylor terms (`differentiable`).
+    takes them. A graph that is to be differentiated later keeps its Taylor terms, and doesn't write into tensors
+    (`differentiable`).
     """
     # A first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as constants.
     # One FakeTensorMode for the metadata of all nodes: without it make_fx makes one for each, half of the time of a
@@ -143,7 +144,7 @@ def capture(
         # a plain function: make_fx counts the arguments of whatever a wrapper says it wraps
         point = example.detach().clone()
         graph = make_fx(lambda z, *inputs: function(z, *inputs))(point, *inputs)
-        if any(_writes(node) for node in graph.graph.nodes):
+        if differentiable and any(_writes(node) for node in graph.graph.nodes):
             graph = make_fx(torch.func.functionalize(graph))(point, *inputs)
     _remove_zeros(graph, set() if differentiable else vanishing(graph))
     _simplify(graph)
@@ -280,9 +281,10 @@ def _simplify(graph: fx.GraphModule) -> None:
     """Constants that only take their shape from a tensor lose their dependence on it; sums over single elements and
     chains of changes of shape become one change of shape.
     """
+    written = _written(graph)
     for node in list(graph.graph.nodes):
         here = node.meta.get("val")
-        if node.op != "call_function" or not isinstance(here, Tensor):
+        if node.op != "call_function" or not isinstance(here, Tensor) or node in written:
             continue
         if node.target in _FILLED:
             value = _FILLED[node.target]
@@ -312,8 +314,9 @@ def _simplify(graph: fx.GraphModule) -> None:
 def _compute_once(graph: fx.GraphModule) -> None:
     """Put the first of equal operations in the place of the others."""
     seen: dict[Any, fx.Node] = {}
+    written = _written(graph)
     for node in graph.graph.nodes:
-        if node.op != "call_function" or _is_random(node):
+        if node.op != "call_function" or _is_random(node) or node in written:
             continue
         try:
             key = (node.target, node.args, tuple(sorted(node.kwargs.items())))
@@ -331,6 +334,19 @@ def _writes(node: fx.Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
+def _written(graph: fx.GraphModule) -> set[fx.Node]:
+    """Tensors that are written into, themselves or through a view of them."""
+    written: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        for user in node.users:
+            schema = getattr(user.target, "_schema", None)
+            if schema is not None and user.args[0] is node:
+                is_view = any(value.alias_info is not None for value in schema.returns)
+                if schema.is_mutable or (is_view and user in written):
+                    written.add(node)
+    return written
+
+
 def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
@@ -338,7 +354,7 @@ def _is_random(node: fx.Node) -> bool:
 def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Captured:
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    varying = {first}
+    varying = {first, *_written(graph)}
     recipe = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

@@ -298,10 +298,11 @@ class Posterior:
             return tree_map(lambda value: value[0], self._functions(name, z.detach()[None]))
         flat = z.detach().reshape(-1, self.size)
         count = len(flat)
-        most = self.most_together
-        if count > most:  # the last batch is filled up, so that all have one size
-            flat = torch.cat([flat, flat[-1:].expand(-count % most, -1)])
-        parts = [self._functions(name, part) for part in flat.split(most)]
+        batches = -(-count // self.most_together)
+        size = -(-count // max(batches, 1))
+        if size * batches > count:  # the last batch is filled up, so that all have one size
+            flat = torch.cat([flat, flat[-1:].expand(size * batches - count, -1)])
+        parts = [self._functions(name, part) for part in flat.split(max(size, 1))]
         joined = parts[0] if len(parts) == 1 else tree_map(lambda *values: torch.cat(values), *parts)
         return tree_map(lambda value: value[:count].reshape(z.shape[:-1] + value.shape[1:]), joined)
 
