@@ -281,7 +281,7 @@ def _simplify(graph: fx.GraphModule) -> None:
     """Constants that only take their shape from a tensor lose their dependence on it; sums over single elements and
     chains of changes of shape become one change of shape.
     """
-    written = _written(graph)
+    written = written_into(graph)
     for node in list(graph.graph.nodes):
         here = node.meta.get("val")
         if node.op != "call_function" or not isinstance(here, Tensor) or node in written:
@@ -314,7 +314,7 @@ def _simplify(graph: fx.GraphModule) -> None:
 def _compute_once(graph: fx.GraphModule) -> None:
     """Put the first of equal operations in the place of the others."""
     seen: dict[Any, fx.Node] = {}
-    written = _written(graph)
+    written = written_into(graph)
     for node in graph.graph.nodes:
         if node.op != "call_function" or _is_random(node) or node in written:
             continue
@@ -334,7 +334,7 @@ def _writes(node: fx.Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def _written(graph: fx.GraphModule) -> set[fx.Node]:
+def written_into(graph: fx.GraphModule) -> set[fx.Node]:
     """Tensors that are written into, themselves or through a view of them."""
     written: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
@@ -354,7 +354,7 @@ def _is_random(node: fx.Node) -> bool:
 def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Captured:
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    varying = {first, *_written(graph)}
+    varying = {first, *written_into(graph)}
     recipe = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

@@ -21,9 +21,10 @@ from torch.utils._pytree import tree_map
 
 from bayesprof.inference.capture import Captured, capture, interpreted
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
+from bayesprof.inference.real_pairs import in_real_arithmetic
 
 _CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
-_WORTH_COMPILING = 90.0  # seconds of captured evaluations: a compilation takes 40 and saves a third to two thirds
+_WORTH_COMPILING = 150.0  # seconds of captured evaluations: a compilation takes 40 and saves up to two fifths
 _SHARED_MODELS = 16  # models whose derived functions are kept
 
 
@@ -139,10 +140,10 @@ class _Shared:
             return
         try:
             with warnings.catch_warnings(), torch.inference_mode():
-                # the few complex operations around the transforms are left to the library
+                # what is left of complex operations, around the transforms, is the library's
                 warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
                 warnings.filterwarnings("ignore", message="`torch.jit")  # torch's own use of it
-                compiled = torch.compile(captured.graph)
+                compiled = torch.compile(in_real_arithmetic(captured.graph))
                 compiled(torch.zeros_like(example), *captured.constants)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = str(error).strip().splitlines()[0]
