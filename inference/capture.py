@@ -196,7 +196,7 @@ def _known_by_shape() -> Iterator[None]:
             return torch.empty((), dtype=value.dtype, device=value.device).expand(value.shape)
         return own(value, include_real)
 
-    proxy_tensor.extract_val = known
+    proxy_tensor.extract_val = known  # type: ignore[assignment]
     try:
         yield
     finally:

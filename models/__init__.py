@@ -18,6 +18,8 @@ from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
+from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.sersic import Sersic, sersic
@@ -27,12 +29,16 @@ __all__ = [
     "Ellipticity",
     "Exponential",
     "FlatSky",
+    "Gaussian",
+    "Moffat",
     "PlaneSky",
     "PointSource",
     "Sersic",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
+    "gaussian",
+    "moffat",
     "plane_sky",
     "point_source",
     "sersic",

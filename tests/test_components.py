@@ -44,6 +44,10 @@ CATALOGUE = [
     Row(models.sersic, models.Sersic, {**POSITION, "flux": 500.0, "r_eff": 3.0, "n": 1.7, "ellipticity": [0.2, 0.1]}),
     Row(models.exponential, models.Exponential, GALAXY),
     Row(models.de_vaucouleurs, models.DeVaucouleurs, GALAXY),
+    Row(models.gaussian, models.Gaussian, GALAXY),
+    Row(
+        models.moffat, models.Moffat, {**POSITION, "flux": 500.0, "r_eff": 3.0, "beta": 2.7, "ellipticity": [0.2, 0.1]}
+    ),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
