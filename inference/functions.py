@@ -23,7 +23,7 @@ from bayesprof.inference.capture import Captured, capture, interpreted
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
 from bayesprof.inference.real_pairs import in_real_arithmetic
 
-_CALLS_BEFORE_CAPTURE = 24  # a capture takes the time of about this many direct calls
+_CALLS_BEFORE_CAPTURE = 64  # a capture takes the time that about this many calls lose by being direct
 _WORTH_COMPILING = 150.0  # seconds of captured evaluations: a compilation takes 40 and saves up to two fifths
 _SHARED_MODELS = 16  # models whose derived functions are kept
 
