@@ -2,8 +2,10 @@
 believe them.
 
 The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
-says how far the approximation can be trusted (Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25, 72). Weights know
-only where the approximation has drawn: k-hat can't tell of a mode that no draw has reached.
+says how far the approximation can be trusted (Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25, 72). What holds of
+the weights alone needn't hold of an expectation under them: a standard deviation depends on weights times squared
+distances, whose tail is heavier. So that tail is fitted as well (:func:`spread`). Weights know only where the
+approximation has drawn: k-hat can't tell of a mode that no draw has reached.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayesprof.inference.export import to_inference_data
+from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.verdict import ESS, k_hat_limit
 
@@ -53,7 +56,7 @@ class Weighted(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether k-hat and the effective number of draws are what the verdict asks for."""
+        """Whether the weights' k-hat and the effective number of draws are what the verdict asks for."""
         return self.k_hat < k_hat_limit(len(self.z)) and self.ess >= ESS
 
 
@@ -105,6 +108,54 @@ def weigh(z: Tensor, log_density: Tensor, log_proposal: Tensor) -> Weighted:
     return Weighted(z, log_density, normalised, float(k_hat), ess, log_sum - float(np.log(count)), error)
 
 
+class Spread(NamedTuple):
+    """How far the widths of a posterior can be trusted, by the squared distances of its entries from their means.
+
+    k_hat : float
+        Largest k-hat of the weights times those squares, and the entry `widest` that it is of.
+    ess : float
+        Smallest effective number of draws of their mean, and the entry `fewest` that it is of.
+    """
+
+    k_hat: float
+    widest: str
+    ess: float
+    fewest: str
+
+    def trusted(self, proposals: int) -> bool:
+        """Whether they are what the verdict asks for, of so many proposals."""
+        return self.k_hat < k_hat_limit(proposals) and self.ess >= ESS
+
+
+def spread(posterior: Posterior, weighted: Weighted) -> Spread:
+    """How well weighted draws know the standard deviations of all entries of latent sites.
+
+    With weights w that sum to 1, squares h and their mean V, the effective number of draws is
+    sum w (h - V)^2 / sum w^2 (h - V)^2. Over five galaxies and five analytic posteriors, of 1,250 proposals each, it
+    was 700 and more where importance sampling got the standard deviations right, and mostly below 350 where it got them
+    wrong by 15% or more, though the weights' own k-hat was as low as 0.4 there; this one was at most 0.6, and at least
+    0.6.
+    """
+    finite = weighted.log_weights.isfinite()
+    log_weights = weighted.log_weights[finite].cpu().numpy()
+    weights = np.exp(log_weights)[:, None]
+    k_hats, sizes = [(-np.inf, "")], [(np.inf, "")]
+    for name, value in posterior.constrain(weighted.z[finite]).items():
+        entries = value.reshape(len(value), -1).cpu().numpy()
+        squares = (entries - (weights * entries).sum(0)) ** 2
+        offsets = squares - (weights * squares).sum(0)
+        with np.errstate(invalid="ignore"):
+            effective = (weights * offsets**2).sum(0) / (weights**2 * offsets**2).sum(0)
+        for label, square, ess in zip(entry_labels(name, tuple(value.shape[1:])), squares.T, effective, strict=True):
+            if np.ptp(square) == 0:
+                continue
+            with np.errstate(all="ignore"):  # tails with a few huge values
+                _, k_hat = az.psislw(log_weights + np.log(square.clip(min=1e-300)), normalize=False)
+            k_hats.append((float(k_hat), label))
+            sizes.append((float(ess), label))
+    return Spread(*max(k_hats), *min(sizes))
+
+
 def resampled(weighted: Weighted, draws: int, generator: np.random.Generator) -> tuple[np.ndarray, float]:
     """Indices of `draws` unweighted draws, in random order, and how many independent ones they are worth.
 
@@ -151,15 +202,20 @@ def importance_result(
     draws: int,
     seed: int,
     attrs: Mapping[str, Any],
+    widths: Spread | None = None,
     traces: Mapping[str, np.ndarray] | None = None,
 ) -> az.InferenceData:
-    """InferenceData of `draws` draws resampled from weighted ones, laid out in 4 chains.
+    """InferenceData of `draws` draws resampled from weighted ones, laid out in 4 chains. `widths` : their
+    :func:`spread`, where it is known already.
 
     Its sample_stats: the log density (lp), the index of the proposal that each draw is (proposal), and that proposal's
     smoothed log weight, 0 for the average one (log_weight). Draws that are the same proposal make the effective sample
     sizes that ArviZ computes too large. Honest ones are in attrs: ``importance_ess`` of the weights and
-    ``resampled_ess`` of the draws kept, beside ``k_hat``, ``proposals``, ``log_evidence`` and ``log_evidence_error``.
+    ``resampled_ess`` of the draws kept, beside ``k_hat``, ``proposals``, ``log_evidence`` and ``log_evidence_error``;
+    of the :func:`spread`, ``spread_k_hat`` and ``spread_ess``, and ``spread_widest`` and ``spread_fewest`` that they
+    are of.
     """
+    widths = widths or spread(posterior, weighted)
     index, resampled_ess = resampled(weighted, draws, np.random.default_rng(seed))
     index = index.reshape(CHAINS, -1)
     z, log_density, log_weights = (
@@ -173,6 +229,7 @@ def importance_result(
     }
     facts = {
         "k_hat": weighted.k_hat,
+        **{f"spread_{name}": value for name, value in widths._asdict().items()},
         "importance_ess": weighted.ess,
         "resampled_ess": resampled_ess,
         "proposals": len(weighted.z),

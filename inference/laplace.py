@@ -43,7 +43,8 @@ def laplace(
     """Draw from the posterior of `model` by importance sampling from its Laplace approximation.
 
     Much faster than a sampler where it holds, and it says where it doesn't: the verdict asks for k-hat below
-    ``min(1 - 1/log10(proposals), 0.7)`` and 400 effective draws. It knows one maximum only: a second mode goes unseen.
+    ``min(1 - 1/log10(proposals), 0.7)`` and 400 effective draws, by the weights and for the spread of each parameter.
+    It knows one maximum only: a second mode goes unseen.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import arviz as az
 
 from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.importance import CHAINS, importance, importance_result
+from bayesprof.inference.importance import CHAINS, importance, importance_result, spread
 from bayesprof.inference.laplace import laplace_evidence, student_t
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
@@ -42,9 +42,9 @@ def sample(
     """Sample the posterior of `model` by the cheapest method that its diagnostics allow.
 
     First the Laplace approximation with importance sampling, as in :func:`laplace`: a second's work where the posterior
-    is close to a Gaussian. Where k-hat or the effective number of draws say that it isn't, :func:`split_hmc`, from the
-    same fit, extended until its verdict is "ok" or the budget is spent. ``attrs["method"]`` tells which it was, and
-    ``attrs["choice"]`` why.
+    is close to a Gaussian. Where k-hat, of the weights or of a parameter's spread, or the effective number of draws
+    say that it isn't, :func:`split_hmc`, from the same fit, extended until its verdict is "ok" or the budget is spent.
+    ``attrs["method"]`` tells which it was, and ``attrs["choice"]`` why.
 
     Parameters
     ----------
@@ -107,15 +107,19 @@ def sample(
             whitened = whitened_at(posterior, fit)
             proposed = student_t(whitened, proposals, seed)
             weighted = importance(posterior, *proposed, progress=progress, compile=compile)
-            found = f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws"
-            if weighted.trusted:
+            widths = spread(posterior, weighted)
+            found = (
+                f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws, "
+                f"{widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of {widths.fewest}"
+            )
+            if weighted.trusted and widths.trusted(proposals):
                 attrs = {
                     "method": "Laplace",
                     "choice": found,
                     "fit": fit.message,
                     "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
                 }
-                return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
+                return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths)
             refused = found
     each = draws // chains
     result = split_hmc(

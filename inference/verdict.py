@@ -5,8 +5,9 @@ Analysis 16, 667), no divergent transitions and E-BFMI of at least 0.3 (Betancou
 acceptance within 0.25 of its target, and no chain that stays at one point for a tenth of its draws.
 
 Draws of an approximation that are weighted by importance: k-hat below min(1 - 1/log10 S, 0.7) for S proposals (Vehtari
-et al. 2024, JMLR 25, 72) and 400 effective draws by their weights. ArviZ's diagnostics don't apply: resampled draws
-are independent, and some are the same.
+et al. 2024, JMLR 25, 72) and 400 effective draws, by the weights and by the squared distances of every entry from its
+mean (:func:`bayesprof.inference.importance.spread`). ArviZ's diagnostics don't apply: resampled draws are independent,
+and some are the same.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def k_hat_limit(proposals: int) -> float:
 def judge(idata: az.InferenceData, *, names: list[str], target_acceptance: float | None = None) -> Verdict:
     """Verdict on the draws of the sites `names` in `idata`, with the sample_stats and attrs that it has.
 
-    Draws are taken to be by importance where ``attrs`` has a ``k_hat`` (with ``resampled_ess`` and ``proposals``), and
-    of chains otherwise. `target_acceptance` : the acceptance rate that step sizes were adapted to.
+    Draws are taken to be by importance where ``attrs`` has a ``k_hat`` (with ``resampled_ess``, ``proposals``, and
+    ``spread_k_hat`` and ``spread_ess`` where they are known), and of chains otherwise. `target_acceptance` : the
+    acceptance rate that step sizes were adapted to.
 
     Examples
     --------
@@ -106,6 +108,17 @@ def _by_importance(idata: az.InferenceData, posterior: xr.Dataset) -> Verdict:
         failures.append(
             f"k-hat is {k_hat:.2f}, not below {limit:.2f}: the posterior has parts that the approximation hardly "
             "reaches; sample instead (inference.nuts), or reparametrise the model"
+        )
+    elif not (spread := float(idata.attrs.get("spread_k_hat", -np.inf))) < limit:
+        failures.append(
+            f"k-hat of the spread of {idata.attrs['spread_widest']} is {spread:.2f}, not below {limit:.2f}: the "
+            "approximation hardly reaches its tails, and its standard deviation may be too small; sample instead "
+            "(inference.split_hmc)"
+        )
+    elif not (known := float(idata.attrs.get("spread_ess", np.inf))) >= ESS:
+        failures.append(
+            f"the spread of {idata.attrs['spread_fewest']} is known as from {known:.0f} independent draws, below "
+            f"{ESS}; take more proposals, or sample instead (inference.split_hmc)"
         )
     if not ess >= ESS:
         failures.append(f"the weighted draws are worth {ess:.0f} independent ones, below {ESS}; {_more(ess)}")

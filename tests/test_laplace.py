@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 
 from bayesprof.inference import Posterior, lm
-from bayesprof.inference.importance import importance, importance_result, resampled, weigh
+from bayesprof.inference.importance import Weighted, importance, importance_result, resampled, spread, weigh
 from bayesprof.inference.laplace import laplace, student_t, whitened_at
 
 GENERATOR = np.random.default_rng(4)
@@ -21,8 +21,8 @@ X = torch.from_numpy(GENERATOR.normal(size=(20, 3)))
 Y = X @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 0.3 * torch.from_numpy(GENERATOR.normal(size=20))
 
 
-def double(value: float) -> torch.Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+def double(*values: float) -> torch.Tensor:
+    return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
 
 
 def linear_regression() -> None:
@@ -161,6 +161,59 @@ def test_k_hat_finds_the_tail_of_pareto_weights():
     uniform = np.random.default_rng(0).uniform(size=100_000)
     for shape in (0.3, 0.6, 0.9):
         assert weights_of(-shape * np.log(uniform)).k_hat == pytest.approx(shape, abs=0.06)
+
+
+def tails(df: float) -> Posterior:
+    return Posterior(lambda: pyro.sample("x", dist.StudentT(double(df), double(0.0, 0.0, 0.0), 1.0).to_event(1)))
+
+
+def of_a_normal(df: float, size: int = 20_000) -> Weighted:
+    """Weights of a Student t with draws of a normal distribution that is half as wide again."""
+    z = 1.5 * torch.randn(size, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    proposal = dist.Normal(double(0.0), 1.5).log_prob(z).sum(-1)
+    return importance(tails(df), z, proposal)
+
+
+def test_spread_has_the_tail_of_a_variance():
+    """Draws of size u^-a with weights u^-k: the squared distances weigh u^-(k + 2a), a tail of that shape."""
+    generator = np.random.default_rng(1)
+    uniform, sign = (
+        torch.from_numpy(generator.uniform(size=400_000)),
+        torch.from_numpy(generator.choice([-1, 1], 400_000)),
+    )
+    posterior = Posterior(lambda: pyro.sample("x", dist.Normal(double(0.0), 1.0)))
+    z = (sign * uniform**-0.2)[:, None]
+    weighted = weigh(z, -0.2 * uniform.log(), torch.zeros_like(uniform))
+    assert weighted.k_hat == pytest.approx(0.2, abs=0.1)  # a shape is estimated with a small bias, shrunk toward 1/2
+    found = spread(posterior, weighted)
+    assert found.widest == found.fewest == "x"
+    assert found.k_hat == pytest.approx(0.6, abs=0.1)
+
+
+def test_spread_of_draws_from_a_normal_posterior_itself_is_known_as_from_all_of_them():
+    posterior = Posterior(lambda: pyro.sample("x", dist.Normal(double(1.0, 2.0), 1.0).to_event(1)))
+    z = double(1.0, 2.0) + torch.randn(3000, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = spread(posterior, weigh(z, torch.zeros(3000).double(), torch.zeros(3000).double()))
+    assert found.ess == pytest.approx(3000)
+    assert found.k_hat < 0.3
+
+
+def test_spread_names_the_entry_whose_width_is_in_doubt():
+    def one_heavy_tail() -> None:
+        pyro.sample("light", dist.Normal(double(0.0, 0.0), 1.0).to_event(1))
+        pyro.sample("heavy", dist.StudentT(double(2.5), double(0.0, 0.0), 1.0).to_event(1))
+
+    posterior = Posterior(one_heavy_tail)
+    z = 1.3 * torch.randn(4000, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = spread(posterior, importance(posterior, z, dist.Normal(double(0.0), 1.3).log_prob(z).sum(-1)))
+    assert found.widest.startswith("heavy[")
+    assert found.fewest.startswith("heavy[")
+
+
+def test_light_tails_have_a_trusted_spread_and_heavy_ones_not():
+    normal, heavy = of_a_normal(200.0), of_a_normal(4.0)
+    assert spread(tails(200.0), normal).trusted(20_000)
+    assert not spread(tails(4.0), heavy).trusted(20_000)
 
 
 def test_equal_weights_are_the_best_there_are():

@@ -328,6 +328,17 @@ def test_sample_uses_the_sampler_only_where_it_must(skewed):
     assert "k-hat" in dear.attrs["choice"]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sample_gets_the_widths_right_where_importance_sampling_does_not(seed):
+    """Of this posterior Laplace's draws are good by their weights alone, and a sixth too narrow."""
+    known = ANALYTIC["heavy_tailed"]()
+    post = inference.sample(known.model, seed=seed, progress=False)
+    assert post.attrs["method"] == "split HMC"
+    assert "spread" in post.attrs["choice"]
+    rows = compared(post, known)
+    assert all(row.agrees for row in rows), rows
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pyro
@@ -42,9 +43,9 @@ def rate_of_counts() -> None:
 RATE = scipy.stats.gamma(3, scale=1 / 1.5)
 
 
-def assert_regression(post) -> None:
+def assert_regression(post, *, verdict: str = "^ok$") -> None:
     """Means within 4 standard errors, standard deviations within 10% (their error is 3%)."""
-    assert post.attrs["verdict"] == "ok"
+    assert re.match(verdict, post.attrs["verdict"])
     draws = post.posterior["beta"].values.reshape(-1, 3)
     sd = np.sqrt(np.diag(COVARIANCE))
     assert (np.abs(draws.mean(0) - MEAN) < 4 * sd / math.sqrt(post.attrs["resampled_ess"])).all()
@@ -121,7 +122,8 @@ def narrow_guide() -> None:
 
 def test_own_guide_is_trained_and_weighted():
     post = svi(linear_regression, guide=narrow_guide, steps=150, particles=2, learning_rate=0.02, progress=False)
-    assert_regression(post)
+    # a guide without correlations is narrower than a correlated posterior: the weights' tail is in its widths
+    assert_regression(post, verdict=".*spread of beta")
     elbo = post.sample_stats["elbo"].values
     assert elbo[-20:].mean() > elbo[:20].mean()
     assert elbo[-20:].mean() < LOG_EVIDENCE + 1

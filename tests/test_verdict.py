@@ -22,8 +22,9 @@ def of_chains(values: np.ndarray, **stats: np.ndarray) -> Verdict:
     return judge(az.from_dict(posterior={"x": values}, sample_stats=stats or None), names=["x"], target_acceptance=0.7)
 
 
-def by_importance(values: np.ndarray, *, k_hat: float, ess: float, proposals: int = 2000) -> Verdict:
+def by_importance(values: np.ndarray, *, k_hat: float, ess: float, proposals: int = 2000, **spread: float) -> Verdict:
     attrs = {"k_hat": k_hat, "resampled_ess": ess, "proposals": proposals}
+    attrs |= {**spread, "spread_widest": "galaxy.r_eff", "spread_fewest": "galaxy.n"}
     return judge(az.from_dict(posterior={"x": values}, attrs=attrs), names=["x"])
 
 
@@ -141,7 +142,7 @@ def test_good_weights_are_ok_whatever_the_duplicates_look_like():
 
 def test_weighted_vector_sites_with_constant_entries_are_ok():
     values = np.stack([np.ones((4, 250)), normal(4, 250)], axis=-1)
-    assert by_importance(values, k_hat=0.3, ess=640.0).ok
+    assert by_importance(values, k_hat=0.3, ess=640.0, spread_k_hat=0.5, spread_ess=700.0).ok
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,18 @@ def test_weighted_vector_sites_with_constant_entries_are_ok():
         pytest.param(normal(), {"k_hat": np.inf, "ess": 900.0}, ("k-hat is inf",), id="no tail to fit"),
         pytest.param(normal(), {"k_hat": np.nan, "ess": 900.0}, ("k-hat is nan",), id="k-hat that is NaN"),
         pytest.param(normal(), {"k_hat": 0.6, "ess": 900.0, "proposals": 200}, ("0.57",), id="k-hat of few draws"),
+        pytest.param(
+            normal(),
+            {"k_hat": 0.3, "ess": 900.0, "spread_k_hat": 0.8},
+            ("spread of galaxy.r_eff is 0.80", "0.70", "split_hmc"),
+            id="k-hat of the spread",
+        ),
+        pytest.param(
+            normal(),
+            {"k_hat": 0.3, "ess": 900.0, "spread_k_hat": 0.3, "spread_ess": 210.0},
+            ("spread of galaxy.n", "from 210 independent draws", "below 400", "split_hmc"),
+            id="few draws for the spread",
+        ),
         pytest.param(normal(), {"k_hat": 0.3, "ess": 130.0}, ("worth 130", "4 times as many draws"), id="few"),
         pytest.param(np.full((4, 250), 2.0), {"k_hat": 0.0, "ess": 900.0}, ("are the same", "nuts"), id="a point"),
         pytest.param(
