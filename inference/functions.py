@@ -205,17 +205,20 @@ def _expansion(shared: _Shared) -> Callable[..., Any]:
             at["log_prior"], first.active["log_prior"], curved, second.active["log_prior"], strict=True
         ):
             place = _placement(active, size, like=z)
-            gradient = gradient + rows @ place
+            gradient = gradient + rows.to(z.dtype) @ place
             for curve, other in zip(curves, others, strict=True):
-                prior = prior - _placement(other, size, like=z).mT @ curve @ place
+                prior = prior - _placement(other, size, like=z).mT @ curve.to(z.dtype) @ place
         for blocks, active, weight, score in zip(
             at["parameters"], first.active["parameters"], at["weights"], at["scores"], strict=True
         ):
             if blocks:
-                rows = torch.cat([block.reshape(len(block), -1) for block in blocks])
+                kind = torch.promote_types(torch.promote_types(blocks[0].dtype, weight.dtype), score.dtype)
+                rows = torch.cat([block.reshape(len(block), -1) for block in blocks]).to(kind)
                 place = _placement(sum(active, ()), size, like=z)
-                information = information + place.mT @ ((rows * weight.reshape(-1)) @ rows.mT) @ place
-                gradient = gradient + (rows @ score.reshape(-1)) @ place
+                # images may be float32, and are summed as they are; z never is
+                squared, slope = (rows * weight.reshape(-1)) @ rows.mT, rows @ score.reshape(-1).to(kind)
+                information = information + place.mT @ squared.to(z.dtype) @ place
+                gradient = gradient + slope.to(z.dtype) @ place
         if not shared.all_known:
             unknown = partial(_swapped, shared.part("log_unknown", differentiable=True), constants)
             gradient = gradient + torch.func.grad(unknown)(z)
@@ -235,7 +238,7 @@ def _summary(shared: _Shared) -> Callable[..., Summary]:
         for name, value in at["values"].items():
             dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
             for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
-                dense = dense + _placement(active, size, like=z).mT @ rows.reshape(len(active), -1)
+                dense = dense + _placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
             slopes[name] = dense.reshape(size, *value.shape)
         return Summary(at["values"], slopes, at["chi_square"])
 

@@ -102,8 +102,8 @@ def moffat(
     """A source with a Moffat profile, :class:`Moffat`.
 
     Each parameter takes a Pyro distribution (prior), a number or tensor (held), or nothing: then its prior is the
-    default of :mod:`bayesprof.models.galaxy`, and for `beta` it is 1.5 + 8.5 Beta(1.5, 3), which has mean 4.3 and
-    standard deviation 1.7. Giving `q` or `theta` takes the place of `ellipticity`.
+    default of :mod:`bayesprof.models.galaxy`, and for `beta` it is 1.2 + 8.8 Beta(1.5, 3.5), which has mean 3.8 and
+    standard deviation 1.6. Giving `q` or `theta` takes the place of `ellipticity`.
 
     Examples
     --------
@@ -118,9 +118,9 @@ def moffat(
 
 
 def _default_beta(found: Measurement, image: Image) -> Default:
-    low, high, a, b = 1.5, 10.0, 1.5, 3.0
+    low, high, a, b = 1.2, 10.0, 1.5, 3.5
     prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
-    return Default(prior, 3.0, f"{low} + {high - low:.1f} Beta({a}, {b:g})")
+    return Default(prior, 3.0, f"{low} + {high - low:.1f} Beta({a}, {b})")
 
 
 _BETA = Parameter(
