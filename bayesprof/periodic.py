@@ -37,7 +37,8 @@ class PeriodicCopies:
     8 copies in the first shell, coarser ones as seen from the 16 in the second, and then the points of the integral
     over the rest; `moves`: 1 where a point's offset from the source changes with its position, else 0. `weight`: of
     the points of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation; `refine`: from the coarser to
-    the finer nodes. `middle` of the image, and a `quarter_margin` of the period around it: (x, y), pixels.
+    the finer nodes; `blur` (nodes^2, nodes^2): by the PSF, on the finer ones. `middle` of the image, and a
+    `quarter_margin` of the period around it: (x, y), pixels.
     """
 
     x: Tensor

@@ -7,7 +7,9 @@ the four one-dimensional passes of the two Fourier transforms (there and back) o
 of every plane that can't be done without: of the PSF's transform (2), of the profile's amplitude and of its
 derivatives in wavenumber and in n (3), of the shifted spectrum and of the adjoint one (4), and of data, noise and
 mask (3, on the pixels of the image). "direct" runs the model's captured forward graph under torch.func, "captured" is
-the graph of value and gradient itself, as the samplers use it, "compiled" the same through torch.compile.
+the graph of value and gradient itself, as the samplers use it, "compiled" the same through torch.compile. Below the
+table is what LM and importance sampling are made of: an expansion (the Jacobian of 7 images, information and
+gradient), and a density, in batches as large as they are taken.
 """
 
 from __future__ import annotations
@@ -89,6 +91,12 @@ def main() -> None:
         nodes = len(functions._shared.captured[("value_and_grad", chains)].graph.graph.nodes)
         shown = [f"{cell / chains:.2f} ms" for cell in cells] + [""] * (4 - len(cells))
         print(f"| {chains} | {' | '.join(shown)} | {nodes} |", flush=True)
+    print()
+    for name, batch in (("expansion", 1), ("log_density", posterior.most_together)):
+        points = z.expand(batch, -1).clone()
+        posterior.prepare(name, batch=batch, calls=10_000, compile=False)
+        cost = milliseconds(lambda: functions(name, points)) / batch  # noqa: B023
+        print(f"{name}, captured, for each of {batch}: {cost:.2f} ms")
 
 
 if __name__ == "__main__":

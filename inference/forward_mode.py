@@ -134,8 +134,20 @@ class _Writer:
                 tangent = RULES[node.target](self, node)
             else:
                 tangent = self.of_any(node)
+            tangent = self._in_precision_of(node, tangent)
         if tangent:
             self.tangent[node] = tangent
+
+    def _in_precision_of(self, node: Node, tangent: Tangent) -> Tangent:
+        """Rows in the precision of their value where the arguments mix several: a single number doesn't raise that of
+        an array, but its rows, which are an array, do.
+        """
+        kind = node.meta["val"].dtype
+        others = [parent.meta["val"] for parent in node.all_input_nodes]
+        kinds = [value.dtype for value in others if isinstance(value, Tensor)]
+        if all(other.to_real() == kind.to_real() for other in kinds if other.is_floating_point or other.is_complex):
+            return tangent
+        return tuple(Block(b.active, self.call(_ATEN._to_copy.default, b.rows, dtype=kind)) for b in tangent)
 
     def _of_view(self, node: Node, entries: Tensor) -> Tangent:
         """A plain view of the vector: rows of the unit matrix."""

@@ -269,10 +269,19 @@ def _same(w: Writer, node: Node) -> Tangent:
     return w.tangent[node.args[0]]
 
 
+def _size(w: Writer, node: Node) -> Tangent:
+    if node.args[0].meta["val"].is_complex():
+        return w.of_any(node)
+    sign = w.call(_ATEN.sign.default, w.value[node.args[0]])
+    return w.mapped(node.args[0], lambda rows: w.call(_ATEN.mul.Tensor, rows, sign))
+
+
 def _power(w: Writer, x: Any, value: Any, node: Node) -> Any:
     exponent = node.args[1]
     if exponent == 2:
         return w.call(_ATEN.mul.Tensor, x, 2)
+    if exponent == 0:
+        return 0  # also at 0, where its formula is 0 times infinity
     return w.call(_ATEN.mul.Tensor, w.call(_ATEN.pow.Tensor_Scalar, x, exponent - 1), exponent)
 
 
@@ -346,7 +355,7 @@ RULES: dict[Any, Callable[[Writer, Node], Tangent]] = {
         lambda w, x, y, node: w.call(_ATEN.mul.Tensor, y, w.call(_ATEN.rsub.Scalar, y, 1))
     ),
     _ATEN.softplus.default: _slope_times(_softplus),
-    _ATEN.abs.default: _slope_times(lambda w, x, y, node: w.call(_ATEN.sign.default, x)),
+    _ATEN.abs.default: _size,
     _ATEN.lgamma.default: _slope_times(lambda w, x, y, node: w.call(_ATEN.digamma.default, x)),
     _ATEN.cat.default: _joined(1),
     _ATEN.stack.default: _joined(1),

@@ -131,10 +131,7 @@ def spread(posterior: Posterior, weighted: Weighted) -> Spread:
     """How well weighted draws know the standard deviations of all entries of latent sites.
 
     With weights w that sum to 1, squares h and their mean V, the effective number of draws is
-    sum w (h - V)^2 / sum w^2 (h - V)^2. Over five galaxies and five analytic posteriors, of 1,250 proposals each, it
-    was 700 and more where importance sampling got the standard deviations right, and mostly below 350 where it got them
-    wrong by 15% or more, though the weights' own k-hat was as low as 0.4 there; this one was at most 0.6, and at least
-    0.6.
+    sum w (h - V)^2 / sum w^2 (h - V)^2.
     """
     finite = weighted.log_weights.isfinite()
     log_weights = weighted.log_weights[finite].cpu().numpy()
@@ -151,8 +148,8 @@ def spread(posterior: Posterior, weighted: Weighted) -> Spread:
                 continue
             with np.errstate(all="ignore"):  # tails with a few huge values
                 _, k_hat = az.psislw(log_weights + np.log(square.clip(min=1e-300)), normalize=False)
-            k_hats.append((float(k_hat), label))
-            sizes.append((float(ess), label))
+            k_hats.append((float(np.nan_to_num(k_hat, nan=np.inf)), label))
+            sizes.append((float(np.nan_to_num(ess, nan=0.0)), label))
     return Spread(*max(k_hats), *min(sizes))
 
 
