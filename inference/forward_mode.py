@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from bayesprof.inference.capture import unchanged, vanishing
 from bayesprof.inference.forward_rules import CONSTANT, LISTS, RULES, VIEWS, Block, Node, Tangent
+from bayesprof.inference.passes import unchanged, vanishing
 
 _ATEN = torch.ops.aten
 _LARGE = 4096  # elements; tangents of larger arrays are left in blocks rather than copied into one

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprof.inference.capture import written_into
+from bayesprof.inference.passes import written_into
 
 Node = Any
 Pair = tuple[Node, Node]
