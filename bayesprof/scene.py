@@ -152,18 +152,26 @@ class Scene:
     @property
     def dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of sites that are not scalars, for ArviZ."""
-        vectors = [
-            f"{name}.ellipticity"
-            for name, component in self.components.items()
-            if "ellipticity" in getattr(component, "sources", {})
-        ]
-        return {**{name: ["ellipticity_component"] for name in vectors}, self.image.name: ["y", "x"]}
+        named = {site: [name for name, _ in axes] for site, axes in self._axes.items()}
+        return {**named, self.image.name: ["y", "x"]}
 
     @property
     def coords(self) -> dict[str, list[Any]]:
         """Labels along those dimensions."""
         ny, nx = self.image.shape
-        return {"ellipticity_component": ["e1", "e2"], "y": list(range(ny)), "x": list(range(nx))}
+        labels = {name: labels for axes in self._axes.values() for name, labels in axes}
+        return {**labels, "y": list(range(ny)), "x": list(range(nx))}
+
+    @property
+    def _axes(self) -> dict[str, list[tuple[str, list[Any]]]]:
+        """Name and labels of each axis of the sites that aren't scalars."""
+        return {
+            f"{name}.{parameter}": [
+                (axis.name if axis.shared else f"{name}.{axis.name}", list(axis.labels)) for axis in axes
+            ]
+            for name, component in self.components.items()
+            for parameter, axes in getattr(component, "axes", {}).items()
+        }
 
     def constant_data(self) -> dict[str, Tensor]:
         """What a result records beside the data: sigma, mask and PSF, where the image has them."""

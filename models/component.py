@@ -33,17 +33,33 @@ class Default(NamedTuple):
     formula: str
 
 
+class Axis(NamedTuple):
+    """An axis of a parameter that isn't a single number: its name as a dimension and the labels along it. `shared`:
+    it means the same in every component, and isn't named after one.
+    """
+
+    name: str
+    labels: tuple[Any, ...]
+    shared: bool = False
+
+
 class Parameter(NamedTuple):
     """A parameter of a component.
 
     `unit` may hold ``{flux}``, for the unit of the image. `allowed` says what held values are taken, and `within`
-    tells whether a value is one. `default` gives the default prior from what was measured on the image.
+    tells whether a value is one: a float, or a tensor where the parameter has `axes`. `default` gives the default
+    prior from what was measured on the image.
     """
 
     unit: str
     allowed: str
-    within: Callable[[float], bool]
+    within: Callable[[Any], bool]
     default: Callable[[Measurement, Image], Default]
+    axes: tuple[Axis, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(axis.labels) for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,12 @@ class BoundComponent:
         named = {name: parameter.unit.format(flux=flux) for name, parameter in self.component.parameters.items()}
         return {**named, "q": "", "theta": "rad"} if "ellipticity" in named else named
 
+    @property
+    def axes(self) -> dict[str, tuple[Axis, ...]]:
+        """Axes of the parameters that are drawn and aren't single numbers."""
+        parameters = self.component.parameters
+        return {name: parameters[name].axes for name, source in self.sources.items() if parameters[name].axes}
+
 
 def component(kind: str, light: Callable[..., Light], parameters: Mapping[str, Parameter], **given: Any) -> Component:
     """A component of the catalogue, its given parameters checked.
@@ -131,7 +153,9 @@ def is_prior(source: Any) -> bool:
 
 
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
-    shape, what = ((2,), "the vector (e1, e2)") if name == "ellipticity" else ((), "one number")
+    shape = parameter.shape
+    what = "one number" if shape == () else f"an array over {', '.join(axis.name for axis in parameter.axes)}"
+    what = "the vector (e1, e2)" if name == "ellipticity" else what
     remedy = (
         f"{kind}: {name} takes a Pyro distribution (a prior), a number or tensor (held), or nothing (its default prior)"
     )
@@ -153,8 +177,7 @@ def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
         raise TypeError(f"{remedy}; got {type(value).__name__}") from error
     if tensor.shape != shape:
         raise ValueError(f"{kind}: expected {name} to be {what}, of shape {shape}, got shape {tuple(tensor.shape)}")
-    size = torch.linalg.vector_norm(tensor) if name == "ellipticity" else tensor
-    if not parameter.within(float(size)):
+    if not parameter.within(tensor if shape else float(tensor)):
         raise ValueError(
             f"{kind}: expected {name} {parameter.allowed}, got {value!r}; correct the value or give a prior"
         )

@@ -23,7 +23,7 @@ import torch
 
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, log_normal, normal, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, component, log_normal, normal, number
 from bayesprof.models.ellipticity import Ellipticity
 
 _SHAPE_SCALE = 0.4
@@ -72,7 +72,10 @@ def _theta(found: Measurement, image: Image) -> Default:
 POSITION = {"x": _position("x"), "y": _position("y")}
 FLUX = {"flux": Parameter("{flux}", "finite", math.isfinite, _flux)}
 _SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
-_SHAPE = {"ellipticity": Parameter("", "shorter than 1", lambda size: size < 1, _ellipticity)}
+_COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
+_SHAPE = {
+    "ellipticity": Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), _ellipticity, (_COMPONENTS,))
+}
 _AXIS_RATIO_AND_ANGLE = {
     "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
     "theta": Parameter("rad", "finite", math.isfinite, _theta),
