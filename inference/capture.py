@@ -26,7 +26,16 @@ from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bayesprof.inference.passes import compute_once, is_random, remove_zeros, simplify, vanishing, writes, written_into
+from bayesprof.inference.passes import (
+    compute_once,
+    is_random,
+    remove_zeros,
+    simplify,
+    vanishing,
+    write_apart,
+    writes,
+    written_into,
+)
 
 
 @dataclass(frozen=True)
@@ -121,12 +130,18 @@ def capture(
         # a plain function: make_fx counts the arguments of whatever a wrapper says it wraps
         point = example.detach().clone()
         graph = make_fx(lambda z, *inputs: function(z, *inputs))(point, *inputs)
-        if differentiable and any(writes(node) for node in graph.graph.nodes):
+        _make_lean(graph, differentiable)
+        if differentiable and _written(graph):
             graph = make_fx(torch.func.functionalize(graph))(point, *inputs)
+            _make_lean(graph, differentiable)
+    return _constants_apart(graph, inputs)
+
+
+def _make_lean(graph: fx.GraphModule, differentiable: bool) -> None:
+    write_apart(graph)
     remove_zeros(graph, set() if differentiable else vanishing(graph))
     simplify(graph)
     compute_once(graph)
-    return _constants_apart(graph, inputs)
 
 
 def interpreted(captured: Captured, example: Tensor) -> Callable[..., Any]:
@@ -214,10 +229,19 @@ def unchecked() -> Iterator[None]:
             torch.distributions.Distribution._validate_sample = check  # type: ignore[method-assign]
 
 
+def _written(graph: fx.GraphModule) -> set[fx.Node]:
+    """Tensors that are written into, where what is written depends on the first argument."""
+    varying: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if (node.op == "placeholder" and not varying) or any(parent in varying for parent in node.all_input_nodes):
+            varying.add(node)
+    return written_into(graph) if any(writes(node) for node in varying) else set()
+
+
 def _constants_apart(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Captured:
     """Split off all that doesn't depend on the first argument: the recipe, whose results become constants."""
     first = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    varying = {first, *written_into(graph)}
+    varying = {first, *_written(graph)}
     recipe = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

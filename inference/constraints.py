@@ -100,6 +100,12 @@ class Constrained:
         value = value - 0.5 * residuals @ residuals + self._constant
         return value, gradient - jacobian.T @ residuals, information + jacobian.T @ jacobian, prior
 
+    def hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`Posterior.hessian`."""
+        value, gradient, hessian = self.posterior.hessian(z)
+        slope, term = torch.func.grad_and_value(self._log_probability)(z)
+        return value + term, gradient + slope, hessian - torch.func.hessian(self._log_probability)(z)
+
     def chi_square(self, z: Tensor) -> float:
         """Sum of the squared residuals of the constraints."""
         return float(self.residuals(z).square().sum())

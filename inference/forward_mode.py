@@ -69,10 +69,9 @@ def _is_block(value: Any) -> bool:
 
 def with_shapes(graph: fx.GraphModule) -> fx.GraphModule:
     """`graph`, whose placeholders know what they stand for, with that knowledge at every node."""
-    known = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    inputs = [torch.zeros(value.shape, dtype=value.dtype, device=value.device) for value in known]
+    first, *constants = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     with torch.no_grad():
-        _Shapes(graph).run(*inputs)
+        _Shapes(graph).run(torch.zeros(first.shape, dtype=first.dtype, device=first.device), *constants)
     return graph
 
 

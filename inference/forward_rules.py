@@ -137,6 +137,15 @@ def _along(place: int, *, several: bool = False) -> Callable[[Writer, Node], Tan
     return rule
 
 
+def _backward_of_a_view(w: Writer, node: Node) -> Tangent:
+    """An array put into zeros of the shape given, by a slice or an index along an axis."""
+    source, shape, axis, *where = node.args
+    moved = axis if axis < 0 else axis + 1
+    return tuple(
+        Block(b.active, w.call(node.target, b.rows, [len(b.active), *shape], moved, *where)) for b in w.tangent[source]
+    )
+
+
 def _copied(w: Writer, node: Node) -> Tangent:
     shape = node.meta["val"].shape
     return tuple(Block(b.active, w.expanded(b, shape)) for b in w.aligned(node.args[1], len(shape)))
@@ -276,6 +285,10 @@ def _size(w: Writer, node: Node) -> Tangent:
     return w.mapped(node.args[0], lambda rows: w.call(_ATEN.mul.Tensor, rows, sign))
 
 
+def _phase(w: Writer, node: Node) -> Tangent:
+    return w.of_any(node) if node.args[0].meta["val"].is_complex() else ()
+
+
 def _power(w: Writer, x: Any, value: Any, node: Node) -> Any:
     exponent = node.args[1]
     if exponent == 2:
@@ -356,6 +369,15 @@ RULES: dict[Any, Callable[[Writer, Node], Tangent]] = {
     ),
     _ATEN.softplus.default: _slope_times(_softplus),
     _ATEN.abs.default: _size,
+    _ATEN.sgn.default: _phase,
+    _ATEN.rsqrt.default: _slope_times(
+        lambda w, x, y, node: w.call(_ATEN.mul.Tensor, w.call(_ATEN.pow.Tensor_Scalar, y, 3), -0.5)
+    ),
+    _ATEN.digamma.default: _slope_times(lambda w, x, y, node: w.call(_ATEN.polygamma.default, 1, x)),
+    _ATEN._conj.default: _linear,
+    _ATEN.view_as_real.default: _linear,
+    _ATEN.slice_backward.default: _backward_of_a_view,
+    _ATEN.select_backward.default: _backward_of_a_view,
     _ATEN.lgamma.default: _slope_times(lambda w, x, y, node: w.call(_ATEN.digamma.default, x)),
     _ATEN.cat.default: _joined(1),
     _ATEN.stack.default: _joined(1),

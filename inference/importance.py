@@ -26,6 +26,7 @@ from bayesprof.inference.verdict import ESS, k_hat_limit
 
 CHAINS = 4
 """Chains that independent draws are laid out in, for ArviZ to have some to compare."""
+_TOGETHER = 64  # draws between two moves of the progress bar
 _EQUAL = 1e-6  # log weights within this range of each other differ by rounding, and have no tail to fit
 
 
@@ -78,11 +79,10 @@ def importance(
     >>> weighted.k_hat < 0.5, weighted.ess > 800
     (True, True)
     """
-    size = posterior.most_together
-    posterior.prepare("log_density", batch=size, calls=-(-len(z) // size), compile=compile)
+    posterior.prepare("log_density", batch=_TOGETHER, calls=-(-len(z) // _TOGETHER), compile=compile)
     parts = []
     with tqdm(total=len(z), disable=not progress, desc="weights", unit="draw") as bar:
-        for batch in z.split(size):
+        for batch in z.split(_TOGETHER):
             parts.append(posterior.log_density(batch))
             bar.update(len(batch))
     return weigh(z, torch.cat(parts), log_proposal)

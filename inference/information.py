@@ -25,13 +25,15 @@ def unwrapped(distribution: Any) -> tuple[Any, Tensor | bool]:
 
 
 class FisherTerm(NamedTuple):
-    """A parameter of an observed distribution, its Fisher information, and its score, the derivative of the log
-    probability; elementwise, of the shape of the observed value.
+    """A parameter of an observed distribution, its Fisher information, its score, the derivative of the log
+    probability, and its bends, minus the second derivatives in the parameters of the terms before it and in itself;
+    elementwise, of the shape of the observed value.
     """
 
     parameter: Tensor
     information: Tensor
     score: Tensor
+    bends: tuple[Tensor, ...]
 
 
 def fisher_terms(node: Any) -> list[FisherTerm] | None:
@@ -49,27 +51,42 @@ def fisher_terms(node: Any) -> list[FisherTerm] | None:
         scale = base.scale.detach()
         precision, residual = scale**-2, (value - base.loc.detach()) / scale
         terms = [
-            (base.loc, precision, residual / scale),
-            (base.scale, 2 * precision, (residual**2 - 1) / scale),
+            (base.loc, precision, residual / scale, [precision]),
+            (
+                base.scale,
+                2 * precision,
+                (residual**2 - 1) / scale,
+                [2 * residual * precision, (3 * residual**2 - 1) * precision],
+            ),
         ]
     elif isinstance(base, dist.Poisson):
         rate = base.rate.detach()
-        terms = [(base.rate, 1 / rate, value / rate - 1)]
+        terms = [(base.rate, 1 / rate, value / rate - 1, [value / rate**2])]
     elif isinstance(base, dist.StudentT):
         df, scale = base.df.detach(), base.scale.detach()
         precision, residual = scale**-2, (value - base.loc.detach()) / scale
         weight = (df + 1) / (df + residual**2)
+        bend = weight * (df - residual**2) / (df + residual**2)  # derivative of weight * residual in the residual
         terms = [
-            (base.loc, weight * precision, weight * residual / scale),
-            (base.scale, 2 * df / (df + 3) * precision, (weight * residual**2 - 1) / scale),
+            (base.loc, weight * precision, weight * residual / scale, [bend * precision]),
+            (
+                base.scale,
+                2 * df / (df + 3) * precision,
+                (weight * residual**2 - 1) / scale,
+                [residual * (bend + weight) * precision, (residual**2 * (bend + 2 * weight) - 1) * precision],
+            ),
         ]
     else:
         return None
     shape = value.shape
     counts = _weight(node, mask, shape, terms[0][0])
+
+    def counted_in(values: Tensor) -> Tensor:
+        return (values * counts).expand(shape)
+
     return [
-        FisherTerm(parameter.expand(shape), (information * counts).expand(shape), (score * counts).expand(shape))
-        for parameter, information, score in terms
+        FisherTerm(parameter.expand(shape), counted_in(information), counted_in(score), tuple(map(counted_in, bends)))
+        for parameter, information, score, bends in terms
     ]
 
 

@@ -119,6 +119,11 @@ class _Block:
         rows = self.entries
         return value, gradient[rows], information[rows][:, rows], prior[rows][:, rows]
 
+    def hessian(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, hessian = self.target.hessian(self.within(part))
+        rows = self.entries
+        return value, gradient[rows], hessian[rows][:, rows]
+
 
 def _turns(posterior: Posterior, by: str, chunk_size: int | None, order: str, seed: int) -> Iterator[list[Tensor]]:
     """For each cycle, the entries of z in the order of their turns."""

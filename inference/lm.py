@@ -14,13 +14,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bayesprof.inference.constraints import Constraint, constrained
-from bayesprof.inference.fit import Density, Fit, exact_hessian, fit_at, positive_curvature, start_at
+from bayesprof.inference.constraints import Constrained, Constraint, constrained
+from bayesprof.inference.fit import (
+    Curvature,
+    Density,
+    Fit,
+    curvature_at,
+    exact_hessian,
+    fit_at,
+    positive_curvature,
+    start_at,
+)
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 
 _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
+_CLOSE = 1e-5  # that at which the exact Hessian is taken
+_LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it leaves about the square
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
@@ -93,9 +104,9 @@ def lm(
     points = [start_at(posterior, init)]
     points += [posterior.prior_draw(other) for other in seeds_from(seed, starts - 1)]
     target = constrained(posterior, constraints, points[0])
-    climbs = [climb(target, point) for point in points]
+    climbs = [climb(target, point, decrement=_CLOSE) for point in points]
     best = max(climbs, key=lambda end: (end.log_density > float("-inf"), end.log_density))
-    found = fit_at(target, **best._asdict())
+    found = _at_summit(target, best)
     if starts > 1:
         ends = ", ".join(f"{end.log_density:.2f}" for end in sorted(climbs, key=lambda end: -end.log_density))
         return replace(found, message=f"{found.message} Best of {starts} starts, which ended at log densities {ends}.")
@@ -114,8 +125,28 @@ def fitted(posterior: Posterior, init: Fit | Mapping[str, Any] | None, seed: int
     return init
 
 
-def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) -> Climb:
-    """Climb `target` from `z` of shape (D,), in at most `max_iterations` damped Newton steps."""
+def _at_summit(target: Posterior | Constrained, near: Climb) -> Fit:
+    """The fit at the maximum that a climb has come close to: a step by the exact Hessian, whose differences are taken
+    in any case, from there; or, where that isn't enough, the rest of the climb.
+    """
+    end = near
+    curvature: Curvature | None = curvature_at(target, near.z, near.gauss_newton)
+    if near.converged and curvature.decrement < _LAST:
+        end = near._replace(
+            z=near.z + curvature.step,
+            log_density=curvature.log_density + 0.5 * curvature.decrement,
+            message=f"Converged: Newton decrement {curvature.decrement:.1e} before the last step.",
+        )
+    elif near.converged:
+        rest = climb(target, near.z)
+        end, curvature = rest._replace(iterations=near.iterations + rest.iterations), None
+    return fit_at(target, **end._asdict(), curvature=curvature)
+
+
+def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, decrement: float = _DECREMENT) -> Climb:
+    """Climb `target` from `z` of shape (D,), in at most `max_iterations` damped Newton steps, until the Newton
+    `decrement` is below the one given.
+    """
     value, gradient, information, prior = target.expansion(z)
     if not bool(value.isfinite()):
         message = "The log density at the start isn't finite; give other starting values (init=)."
@@ -126,18 +157,18 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) 
     for iteration in range(1, max_iterations + 1):
         curvature = positive_curvature(information, prior) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
-        step, decrement = _solve(curvature, gradient, scale, 0.0)
-        if decrement < _DECREMENT:
+        step, found = _solve(curvature, gradient, scale, 0.0)
+        if found < decrement:
             # the step that shows it is known: it makes the end exact
-            message = f"Converged: Newton decrement {decrement:.1e}."
+            message = f"Converged: Newton decrement {found:.1e}."
             gauss_newton = positive_curvature(information, prior)
             return Climb(z + step, True, float(value), iteration, message, gauss_newton)
-        if _SLOW * previous < decrement < _NEAR:
+        if _SLOW * previous < found < _NEAR:
             # close to the maximum, but closing in slowly: the data scatter otherwise than the likelihood says
             exact = exact_hessian(target, z, curvature)
             curvature = curvature if exact is None else exact
             scale = curvature.diagonal().clamp(min=1e-12)
-        previous = decrement
+        previous = found
         while True:
             step, _ = _solve(curvature, gradient, scale, damping)
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
@@ -148,11 +179,11 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) 
                 break
             damping, growth = max(damping, 1e-6) * growth, 2 * growth
             if damping > 1e12:
-                if decrement < _STALLED:
-                    message = f"Converged to rounding: Newton decrement {decrement:.1e}."
+                if found < _STALLED:
+                    message = f"Converged to rounding: Newton decrement {found:.1e}."
                     return Climb(z, True, float(value), iteration, message)
                 message = (
-                    f"Stopped: no step raises the log density, at Newton decrement {decrement:.1e}. The model may be "
+                    f"Stopped: no step raises the log density, at Newton decrement {found:.1e}. The model may be "
                     "discontinuous or its derivatives wrong there; try other starting values (init=) or starts=4."
                 )
                 return Climb(z, False, float(value), iteration, message)
@@ -160,7 +191,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS) 
         value, gradient, information, prior = trial
         damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
     message = (
-        f"Stopped after {max_iterations} iterations at Newton decrement {decrement:.1e}. Parameters may be degenerate: "
+        f"Stopped after {max_iterations} iterations at Newton decrement {found:.1e}. Parameters may be degenerate: "
         "hold one, or give it a narrower prior; or go on from here with init=fit."
     )
     return Climb(z, False, float(value), max_iterations, message)

@@ -139,6 +139,23 @@ def compute_once(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
+def write_apart(graph: fx.GraphModule) -> None:
+    """Let operations that write into a fresh array, which nobody else sees, return a new one instead."""
+    for node in graph.graph.nodes:
+        if not writes(node) or not isinstance(node.args[0], fx.Node):
+            continue
+        source, name = node.args[0], node.target._schema.name.removeprefix("aten::")
+        plain = getattr(_ATEN, name.removesuffix("_"), None) if name.endswith("_") else None
+        fresh = source.op == "call_function" and len(source.users) == 1 and not _is_view(source)
+        if plain is not None and fresh and hasattr(plain, node.target._overloadname):
+            node.target = getattr(plain, node.target._overloadname)
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or any(value.alias_info is not None for value in schema.returns)
+
+
 def writes(node: fx.Node) -> bool:
     """Whether an operation writes into one of its arguments."""
     schema = getattr(node.target, "_schema", None)

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
 from bayesprof.inference.capture import Captured, capture, unchecked
-from bayesprof.inference.functions import Functions, Summary
+from bayesprof.inference.derived import Summary
+from bayesprof.inference.functions import Functions
 from bayesprof.inference.information import (
     chi_square,
     degrees_of_freedom,
@@ -189,6 +190,10 @@ class Posterior:
         """
         return self._evaluated("expansion", z)
 
+    def hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log density, its gradient, and minus its Hessian, exact, at `z` of shape ``(..., D)``."""
+        return self._evaluated("hessian", z)
+
     def describe(self, z: Tensor) -> dict[str, Tensor]:
         """Values of the latent and the deterministic sites at `z` of shape ``(..., D)``."""
         return {**self.constrain(z), **self._evaluated("deterministic", z)}
@@ -258,6 +263,7 @@ class Posterior:
                 "parameters": [term.parameter for term in terms],
                 "weights": [term.information for term in terms],
                 "scores": [term.score for term in terms],
+                "bends": [list(term.bends) for term in terms],
                 "deterministic": {name: trace.nodes[name]["value"] for name in self.deterministic},
                 "sites": {name: trace.nodes[name]["value"] for name in (*self._latent, *self.deterministic)},
                 "chi_square": {name: chi_square(trace.nodes[name]) for name in self._with_chi_square},
@@ -281,7 +287,7 @@ class Posterior:
 
     @cached_property
     def most_together(self) -> int:
-        """Number of points evaluated together: until their arrays are so large that more only cost memory."""
+        """Number of points simulated together: until their arrays are so large that more only cost memory."""
         return max(1, min(_BATCH, _BATCH_ELEMENTS // max(self._forward.largest, 1)))
 
     @property
@@ -295,14 +301,14 @@ class Posterior:
         if z.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(z):
             return self._functions.differentiable(name, z)
         if z.ndim == 1:
-            return tree_map(lambda value: value[0], self._functions(name, z.detach()[None]))
+            return tree_map(lambda value: value[0], self._functions(name, [z.detach()[None]])[0])
         flat = z.detach().reshape(-1, self.size)
         count = len(flat)
-        batches = -(-count // self.most_together)
-        size = -(-count // max(batches, 1))
-        if size * batches > count:  # the last batch is filled up, so that all have one size
-            flat = torch.cat([flat, flat[-1:].expand(size * batches - count, -1)])
-        parts = [self._functions(name, part) for part in flat.split(max(size, 1))]
+        size = self._functions.together(name, count)
+        missing = -count % size
+        if missing:  # the last batch is filled up, so that all have one size
+            flat = torch.cat([flat, flat[-1:].expand(missing, -1)])
+        parts = self._functions(name, flat.split(size))
         joined = parts[0] if len(parts) == 1 else tree_map(lambda *values: torch.cat(values), *parts)
         return tree_map(lambda value: value[:count].reshape(z.shape[:-1] + value.shape[1:]), joined)
 

@@ -63,6 +63,13 @@ FUNCTIONS = {
     "mixed precision": lambda z: (
         (MATRIX.float() @ (z[0] * MATRIX[0].float()) + torch.exp(z[1] * MATRIX[:, 0].float())) * z[2]
     ),
+    "backward": lambda z: torch.func.grad(lambda y: (y[1:4] ** 3).sum() + y[:4].reshape(2, 2)[1].prod())(z) * z[0],
+    "backward of special": lambda z: torch.func.grad(
+        lambda y: torch.lgamma(y[2]) + torch.acos(y[0]) + y[1].abs() + torch.sigmoid(y[3]) + y[4].rsqrt()
+    )(z),
+    "backward of transforms": lambda z: torch.func.grad(
+        lambda y: (torch.fft.irfft2(torch.fft.rfft2(LARGE) * torch.exp(1j * y[1] * y[2]), s=(70, 70)) * LARGE).sum()
+    )(z),
     "order": lambda z: torch.cumsum(z * z[0], 0) + torch.sort(z).values + torch.cumprod(z[1:], 0)[1],
     "detached": lambda z: z[0] * z[1].detach() + (z[2] - z[2].detach()) * torch.exp(z[3]),
     "written in place": lambda z: _filled(z),

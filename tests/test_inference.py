@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -215,18 +216,46 @@ def test_batches_and_vmap_agree_with_a_loop(name):
 def test_captured_functions_are_the_direct_ones_to_the_last_bit(name, scene):
     """What was called how often before must not show in anybody's draws."""
     posterior = Posterior(scene)
-    z = posterior.initial() + points(posterior.size, 3, 0.01)
+    z = posterior.initial() + points(posterior.size, 4, 0.01)
     functions = posterior._functions
     shared = functions._shared
     shared.calls.clear()
     shared.captured.clear()
     functions._bound.clear()
-    direct = functions(name, z)
+    batches = z.split(functions.together(name, 4))
+    direct = functions(name, batches)
     assert not shared.captured
-    posterior.prepare(name, batch=3, calls=1000)
+    posterior.prepare(name, batch=4, calls=1000)
     assert shared.captured
-    for one, other in zip(tree_leaves(direct), tree_leaves(functions(name, z)), strict=True):
+    for one, other in zip(tree_leaves(direct), tree_leaves(functions(name, batches)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_batches_of_a_large_image_are_shared_out_among_threads(scene, monkeypatch):
+    monkeypatch.setattr("bayesprof.inference.functions._WORTH_A_THREAD", 0)
+    posterior = Posterior(scene)
+    z = posterior.initial() + points(posterior.size, 8, 0.01)
+    functions = posterior._functions
+    posterior.prepare("value_and_grad", batch=8, calls=1000)
+    size = functions.together("value_and_grad", 8)
+    assert size < 8
+    function = functions._bound[("value_and_grad", size)]
+    names = []
+
+    def named(batch):
+        names.append(threading.current_thread().name)
+        return function(batch)
+
+    functions._bound[("value_and_grad", size)] = named
+    threads = torch.get_num_threads()
+    value, gradient = posterior.value_and_grad(z)
+    assert torch.get_num_threads() == threads
+    assert len(names) == 8 // size
+    assert all(name.startswith("bayesprof") for name in names)
+    for i, batch in enumerate(z.split(size)):
+        slope, density = function(batch)
+        assert torch.equal(value[i * size : (i + 1) * size], density)
+        assert torch.equal(gradient[i * size : (i + 1) * size], slope)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -487,10 +516,63 @@ def test_fisher_information_is_the_mean_square_of_the_score(distribution, indice
     score = torch.func.jacfwd(log_prob)(parameters)[:, list(indices)]
     node = {"fn": distribution(parameters).expand([draws]), "value": value, "scale": 1.0, "mask": None}
     terms = fisher_terms(node)[-len(indices) :]
-    for i, (_, information, its_score) in enumerate(terms):
+    for i, (_, information, its_score, _) in enumerate(terms):
         torch.testing.assert_close(its_score, score[:, i], rtol=1e-12, atol=1e-12)
         spread = (score[:, i] ** 2).std() / math.sqrt(draws)
         assert information[0].item() == pytest.approx((score[:, i] ** 2).mean().item(), abs=5 * spread.item())
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        lambda p: dist.Normal(p[0], p[1]),
+        lambda p: dist.Poisson(p[1]),
+        lambda p: dist.StudentT(double(4.0), p[0], p[1]),
+    ],
+    ids=["Normal", "Poisson", "StudentT"],
+)
+def test_bends_are_minus_the_second_derivatives(distribution):
+    parameters = double(0.7, 2.3)
+    value = distribution(parameters).expand([50]).sample()
+    second = -torch.func.jacfwd(torch.func.jacfwd(lambda p: distribution(p).expand([50]).log_prob(value)))(parameters)
+    node = {"fn": distribution(parameters).expand([50]), "value": value, "scale": 3.0, "mask": value > value.min()}
+    terms = fisher_terms(node)
+    indices = (0, 1)[-len(terms) :]
+    for i, term in zip(indices, terms, strict=True):
+        for j, bend in zip(indices, term.bends, strict=False):
+            torch.testing.assert_close(bend, 3.0 * second[:, i, j] * node["mask"], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hessian_is_the_derivative_of_the_gradient(name):
+    model = MODELS[name]
+    posterior = Posterior(model)
+    for z in points(posterior.size, 2, 0.3):
+        value, gradient, hessian = posterior.hessian(z)
+        density, slope = posterior.value_and_grad(z)
+        torch.testing.assert_close(value, density, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient, slope, rtol=1e-9, atol=1e-9)
+        expected = exact_hessian(model, z)
+        torch.testing.assert_close(hessian, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "student_t"])
+def test_hessian_of_a_scene_is_exact_and_the_captured_one_the_same(simulated, likelihood):
+    light = models.Sersic(17.3, 11.8, 9000.0, 3.0, 1.5, ellipticity=[0.2, 0.1]) + models.FlatSky(20.0)
+    galaxies = {"galaxy": models.sersic(), "other": models.exponential(x=dist.Normal(24.0, 2.0))}
+    image = simulated(light)
+    image = bp.Image(image.data.clamp(min=0.0).round().numpy(), sigma=image.sigma.numpy(), psf=image.psf.numpy())
+    scene = bp.Scene(image, likelihood=likelihood, sky=models.flat_sky(), **galaxies)
+    posterior = Posterior(scene)
+    z = posterior.initial()
+    value, gradient, hessian = posterior.hessian(z)
+    expected = -torch.autograd.functional.hessian(posterior.log_density, z)
+    root = expected.diagonal().abs().sqrt()
+    assert float(((hessian - expected) / torch.outer(root, root)).abs().max()) < 1e-10
+    torch.testing.assert_close(gradient, posterior.value_and_grad(z)[1], rtol=1e-9, atol=1e-9)
+    posterior.prepare("hessian", batch=1, calls=1000)
+    for one, other in zip((value, gradient, hessian), posterior.hessian(z), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_information_is_positive_semidefinite_far_from_the_maximum(scene):

@@ -1,0 +1,230 @@
+"""The functions that a forward graph gives: each made from parts of it, of one point and the constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, fx
+
+from bayesprof.inference.capture import Captured, capture
+from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
+
+
+class Parts(Protocol):
+    """What is known of a model: its `forward` graph of `size` arguments, and whether the information of all that it
+    observes is known.
+    """
+
+    forward: Captured
+    size: int
+    all_known: bool
+
+    def part(self, name: str, *, differentiable: bool) -> fx.GraphModule:
+        """One of the values that the forward graph returns, as a function of its own."""
+
+
+class Summary(NamedTuple):
+    """`values` of the latent and the deterministic sites, their `slopes` along z, with an axis of length D in front of
+    their own, and `chi_square` of the observed sites that have one; by name.
+    """
+
+    values: dict[str, Tensor]
+    slopes: dict[str, Tensor]
+    chi_square: dict[str, Tensor]
+
+
+def _value_and_grad(of: Parts) -> Callable[..., Any]:
+    return torch.func.grad_and_value(of.part("log_density", differentiable=True))
+
+
+def _expansion(of: Parts) -> Callable[..., Any]:
+    """Log density, gradient, Fisher information and minus the Hessian of the log prior.
+
+    The score of the observed distributions in their parameters is known where their information is, so one Jacobian
+    gives the information and the gradient.
+    """
+    size = of.size
+    first = with_derivatives(of.forward.several("log_density", "weights", "scores", "parameters"), "parameters")
+    prior_curvature = _prior_curvature(of)
+
+    def expansion(z: Tensor, *constants: Tensor) -> Any:
+        at = first.graph(z, *constants)
+        gradient, prior = prior_curvature(z, *constants)
+        information = torch.zeros(size, size, dtype=z.dtype, device=z.device)
+        jacobians = _jacobians(at["parameters"], first.active["parameters"])
+        for jacobian, weight, score in zip(jacobians, at["weights"], at["scores"], strict=True):
+            if jacobian is not None:
+                information = information + jacobian.squared(jacobian, weight, like=z)
+                gradient = gradient + jacobian.times(score, like=z)
+        if not of.all_known:
+            unknown = partial(swapped, of.part("log_unknown", differentiable=True), constants)
+            gradient = gradient + torch.func.grad(unknown)(z)
+            information = information - torch.func.hessian(unknown)(z)
+        return at["log_density"], gradient, information, prior
+
+    return expansion
+
+
+def _hessian(of: Parts) -> Callable[..., Any]:
+    """Log density, gradient and minus its Hessian, exact.
+
+    Of an observed site it has two parts: J^T B J, with J the Jacobian of the distribution's parameters and B minus the
+    second derivatives of the log probability in them; and the second derivatives of the parameters times the score.
+    Those are the derivatives of a gradient, that of the parameters times a score that is held. Held, it takes no
+    component into another's derivatives, so that all of them cost little more than a few gradients.
+    """
+    first = with_derivatives(of.forward.several("log_density", "bends", "scores", "parameters"), "parameters")
+    prior_curvature, pulled = _prior_curvature(of), _pulled(of)
+
+    def hessian(z: Tensor, *constants: Tensor) -> Any:
+        at = first.graph(z, *constants)
+        gradient, curvature = prior_curvature(z, *constants)
+        jacobians = _jacobians(at["parameters"], first.active["parameters"])
+        for jacobian, score in zip(jacobians, at["scores"], strict=True):
+            if jacobian is not None:
+                gradient = gradient + jacobian.times(score, like=z)
+        for i, bends in enumerate(at["bends"]):
+            one, others = jacobians[i], jacobians[: i + 1][-len(bends) :]
+            for other, bend in zip(others, bends, strict=True):
+                if one is not None and other is not None:
+                    term = one.squared(other, bend, like=z)
+                    curvature = curvature + (term if other is one else term + term.mT)
+        curvature = curvature - pulled(z, at["scores"], constants)
+        if not of.all_known:
+            unknown = partial(swapped, of.part("log_unknown", differentiable=True), constants)
+            gradient = gradient + torch.func.grad(unknown)(z)
+            curvature = curvature - torch.func.hessian(unknown)(z)
+        return at["log_density"], gradient, 0.5 * (curvature + curvature.mT)
+
+    return hessian
+
+
+class _Jacobian(NamedTuple):
+    """`rows` (count, values) of the derivatives along the entries `active` of z."""
+
+    rows: Tensor
+    active: tuple[int, ...]
+
+    def times(self, score: Tensor, *, like: Tensor) -> Tensor:
+        """J^T score, along all entries of z, which is `like`."""
+        rows, score = _of_one_kind(self.rows, score.reshape(-1))
+        # images may be float32, and are summed as they are; z never is
+        return (rows @ score).to(like.dtype) @ _placement(self.active, len(like), like=like)
+
+    def squared(self, other: _Jacobian, weight: Tensor, *, like: Tensor) -> Tensor:
+        """J^T diag(weight) J of this and another one."""
+        rows, weight, others = _of_one_kind(self.rows, weight.reshape(-1), other.rows)
+        place, there = (_placement(active, len(like), like=like) for active in (self.active, other.active))
+        return place.mT @ ((rows * weight) @ others.mT).to(like.dtype) @ there
+
+
+def _of_one_kind(*values: Tensor) -> list[Tensor]:
+    kind = values[0].dtype
+    for value in values[1:]:
+        kind = torch.promote_types(kind, value.dtype)
+    return [value.to(kind) for value in values]
+
+
+def _jacobians(blocks: list[list[Tensor]], active: list[list[tuple[int, ...]]]) -> list[_Jacobian | None]:
+    """The Jacobian of each parameter of the observed distributions; None for those that don't depend on z."""
+    return [
+        _Jacobian(torch.cat([block.reshape(len(block), -1) for block in rows]), sum(entries, ())) if rows else None
+        for rows, entries in zip(blocks, active, strict=True)
+    ]
+
+
+def _prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Gradient of the log prior, and minus its Hessian."""
+    size = of.size
+    slope = with_derivatives(of.forward.several("log_prior"), "log_prior")
+    curved = with_derivatives(with_shapes(slope.graph), "log_prior")
+
+    def gradient_and_curvature(z: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, prior = torch.zeros_like(z), torch.zeros(size, size, dtype=z.dtype, device=z.device)
+        slopes = zip(slope.graph(z, *constants)["log_prior"], slope.active["log_prior"], strict=True)
+        curves_of = zip(curved.graph(z, *constants)["log_prior"], curved.active["log_prior"], strict=True)
+        for (rows, active), (curves, others) in zip(slopes, curves_of, strict=True):
+            place = _placement(active, size, like=z)
+            gradient = gradient + rows.to(z.dtype) @ place
+            for curve, other in zip(curves, others, strict=True):
+                prior = prior - _placement(other, size, like=z).mT @ curve.to(z.dtype) @ place
+        return gradient, prior
+
+    return gradient_and_curvature
+
+
+def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], Tensor]:
+    """Second derivatives of the parameters of the observed distributions, times scores and summed; shape (D, D)."""
+    parameters = of.forward.several("parameters")
+    *_, output = parameters.graph.nodes
+    shapes = [node.meta["val"] for node in output.args[0]["parameters"]]
+    count = len(shapes)
+
+    def pull(z: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+        def total(point: Tensor) -> Tensor:
+            values = parameters(point, *inputs[count:])["parameters"]
+            products = [(value * score).sum().to(z.dtype) for value, score in zip(values, inputs[:count], strict=True)]
+            return torch.stack([torch.zeros_like(z).sum(), *products]).sum()
+
+        return {"pull": torch.func.grad(total)(z)}
+
+    held = [torch.zeros(value.shape, dtype=value.dtype, device=value.device) for value in shapes]
+    example = torch.zeros(of.size, dtype=torch.float64, device=held[0].device if held else None)
+    captured = capture(pull, example, (*held, *of.forward.constants), differentiable=True)
+    derivatives: Derivatives = with_derivatives(captured.graph, "pull")
+
+    def second(z: Tensor, scores: list[Tensor], constants: tuple[Tensor, ...]) -> Tensor:
+        rows_of = derivatives.graph(z, *captured.recipe(*scores, *constants))["pull"]
+        result = torch.zeros(of.size, of.size, dtype=z.dtype, device=z.device)
+        for rows, active in zip(rows_of, derivatives.active["pull"], strict=True):
+            result = result + _placement(active, of.size, like=z).mT @ rows
+        return result
+
+    return second
+
+
+def _summary(of: Parts) -> Callable[..., Summary]:
+    size = of.size
+    derived = with_derivatives(of.forward.several("chi_square", values="sites", slopes="sites"), "slopes")
+
+    def summary(z: Tensor, *constants: Tensor) -> Summary:
+        at = derived.graph(z, *constants)
+        slopes = {}
+        for name, value in at["values"].items():
+            dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
+            for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
+                dense = dense + _placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
+            slopes[name] = dense.reshape(size, *value.shape)
+        return Summary(at["values"], slopes, at["chi_square"])
+
+    return summary
+
+
+def _placement(entries: tuple[int, ...], size: int, *, like: Tensor) -> Tensor:
+    """Matrix, one row for each of the `entries`, that puts them at their places among `size`."""
+    rows = [[float(place == entry) for place in range(size)] for entry in entries]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+def swapped(part: Callable[..., Any], constants: tuple[Tensor, ...], z: Tensor) -> Any:
+    return part(z, *constants)
+
+
+def _part(key: str) -> Callable[[Parts], Callable[..., Any]]:
+    return lambda of: of.part(key, differentiable=False)
+
+
+DIFFERENTIATED = ("log_density", "log_prior")  # and what others may differentiate further
+DERIVED = {
+    "log_density": _part("log_density"),
+    "log_prior": _part("log_prior"),
+    "deterministic": _part("deterministic"),
+    "pointwise": _part("pointwise"),
+    "value_and_grad": _value_and_grad,
+    "expansion": _expansion,
+    "hessian": _hessian,
+    "summary": _summary,
+}
