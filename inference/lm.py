@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bayesprof.inference.constraints import Constrained, Constraint, constrained
 from bayesprof.inference.fit import (
-    Curvature,
     Density,
     Fit,
     curvature_at,
@@ -129,18 +128,19 @@ def _at_summit(target: Posterior | Constrained, near: Climb) -> Fit:
     """The fit at the maximum that a climb has come close to: a step by the exact Hessian, whose differences are taken
     in any case, from there; or, where that isn't enough, the rest of the climb.
     """
-    end = near
-    curvature: Curvature | None = curvature_at(target, near.z, near.gauss_newton)
-    if near.converged and curvature.decrement < _LAST:
+    found = curvature_at(target, near.z, near.gauss_newton)
+    if near.converged and found.decrement < _LAST:
         end = near._replace(
-            z=near.z + curvature.step,
-            log_density=curvature.log_density + 0.5 * curvature.decrement,
-            message=f"Converged: Newton decrement {curvature.decrement:.1e} before the last step.",
+            z=near.z + found.step,
+            log_density=found.log_density + 0.5 * found.decrement,
+            message=f"Converged: Newton decrement {found.decrement:.1e} before the last step.",
         )
     elif near.converged:
         rest = climb(target, near.z)
-        end, curvature = rest._replace(iterations=near.iterations + rest.iterations), None
-    return fit_at(target, **end._asdict(), curvature=curvature)
+        return fit_at(target, **rest._replace(iterations=near.iterations + rest.iterations)._asdict())
+    else:
+        end = near
+    return fit_at(target, **end._asdict(), curvature=found)
 
 
 def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, decrement: float = _DECREMENT) -> Climb:
