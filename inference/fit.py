@@ -25,6 +25,9 @@ _AT_MAXIMUM = 1e-4  # Newton decrement of an end within a hundredth of a standar
 class Density(Protocol):
     """What is climbed: a log density of a vector, as a :class:`Posterior` is one."""
 
+    def log_density(self, z: Tensor) -> Tensor:
+        """Log density."""
+
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and its gradient."""
 

@@ -110,6 +110,9 @@ class _Block:
         whole[..., self.entries] = part
         return whole
 
+    def log_density(self, part: Tensor) -> Tensor:
+        return self.target.log_density(self.within(part))
+
     def value_and_grad(self, part: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.target.value_and_grad(self.within(part))
         return value, gradient[..., self.entries]

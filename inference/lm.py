@@ -29,11 +29,12 @@ from bayesprof.inference.randomness import seeds_from
 
 _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
-_CLOSE = 1e-5  # that at which the exact Hessian is taken
+_CLOSE = 3e-5  # that at which the exact Hessian is taken
 _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it leaves about the square
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
-# below this decrement, and when it falls by less than this factor, the exact Hessian takes over
+# below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
+_LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
 
 
@@ -169,14 +170,23 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
             curvature = curvature if exact is None else exact
             scale = curvature.diagonal().clamp(min=1e-12)
         previous = found
+        if found < _NEAR:
+            damping = 0.0
+        refused = False
         while True:
             step, _ = _solve(curvature, gradient, scale, damping)
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
-            trial = target.expansion(z + step)
-            gain = float(trial[0] - value)
-            ratio = gain / expected if expected > 0 else -1.0
-            if ratio > 1e-4 and bool(trial[1].isfinite().all()):
-                break
+
+            def ratio_to(reached: Tensor, start: Tensor = value, expected: float = expected) -> float:
+                return float(reached - start) / expected if expected > 0 else -1.0
+
+            # where one step was refused the next may be: its value alone costs a tenth
+            if not refused or ratio_to(target.log_density(z + step)) > _LEAST_GAIN:
+                trial = target.expansion(z + step)
+                ratio = ratio_to(trial[0])
+                if ratio > _LEAST_GAIN and bool(trial[1].isfinite().all()):
+                    break
+            refused = True
             damping, growth = max(damping, 1e-6) * growth, 2 * growth
             if damping > 1e12:
                 if found < _STALLED:
