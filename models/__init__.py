@@ -14,10 +14,13 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
+from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
+from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
@@ -25,18 +28,24 @@ from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "BulgeDisk",
+    "BulgeDiskBar",
     "DeVaucouleurs",
     "Ellipticity",
     "Exponential",
     "FlatSky",
+    "GalaxyWithNucleus",
     "Gaussian",
     "Moffat",
     "PlaneSky",
     "PointSource",
     "Sersic",
+    "bulge_disk",
+    "bulge_disk_bar",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
+    "galaxy_with_nucleus",
     "gaussian",
     "moffat",
     "plane_sky",
