@@ -1,8 +1,8 @@
 """Components: galaxies, stars and skies, each a Pyro model function with priors.
 
 Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their
-parameters takes a Pyro distribution, a held value, or nothing. Capitalised names are the lights behind them, for
-use inside a component of one's own:
+parameters takes a Pyro distribution, a held value, or nothing; :func:`describe` lists what came of it. Capitalised
+names are the lights behind them, for use inside a component of one's own:
 
 >>> import pyro, pyro.distributions as dist
 >>> from bayesprof import models
@@ -17,6 +17,7 @@ use inside a component of one's own:
 from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
 from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
+from bayesprof.models.describe import describe
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
@@ -43,6 +44,7 @@ __all__ = [
     "bulge_disk",
     "bulge_disk_bar",
     "de_vaucouleurs",
+    "describe",
     "exponential",
     "flat_sky",
     "galaxy_with_nucleus",
