@@ -18,11 +18,13 @@ from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
 from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.describe import describe
+from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
@@ -32,11 +34,13 @@ __all__ = [
     "BulgeDisk",
     "BulgeDiskBar",
     "DeVaucouleurs",
+    "EdgeOnDisk",
     "Ellipticity",
     "Exponential",
     "FlatSky",
     "GalaxyWithNucleus",
     "Gaussian",
+    "InclinedDisk",
     "Moffat",
     "PlaneSky",
     "PointSource",
@@ -45,10 +49,12 @@ __all__ = [
     "bulge_disk_bar",
     "de_vaucouleurs",
     "describe",
+    "edge_on_disk",
     "exponential",
     "flat_sky",
     "galaxy_with_nucleus",
     "gaussian",
+    "inclined_disk",
     "moffat",
     "plane_sky",
     "point_source",

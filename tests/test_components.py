@@ -56,6 +56,16 @@ CATALOGUE = [
         models.moffat, models.Moffat, {**POSITION, "flux": 500.0, "r_eff": 3.0, "beta": 2.7, "ellipticity": [0.2, 0.1]}
     ),
     Row(
+        models.edge_on_disk,
+        models.EdgeOnDisk,
+        {**POSITION, "flux": 500.0, "scale_length": 3.0, "thickness": 0.3, "sech_power": 1.2, "theta": 0.4},
+    ),
+    Row(
+        models.inclined_disk,
+        models.InclinedDisk,
+        {**POSITION, "flux": 500.0, "scale_length": 3.0, "thickness": 0.3, "cos_inclination": 0.4, "theta": 0.4},
+    ),
+    Row(
         models.bulge_disk,
         models.BulgeDisk,
         {
@@ -131,7 +141,8 @@ def nodes_of(component: Any, image: bp.Image, values: dict[str, Any] | None = No
 def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
     """Default prior of a parameter, and its formula in words."""
     extra = {"q": 0.5, "theta": 0.2}
-    component = row.function(**({key: extra[key] for key in extra if key != name} if name in extra else {}))
+    in_place = name in extra and name not in row.values
+    component = row.function(**({key: extra[key] for key in extra if key != name} if in_place else {}))
     default = component.parameters[name].default(bp.measurement.measure(image), image)
     return nodes_of(component, image)[name]["fn"], default.formula
 
