@@ -68,7 +68,7 @@ def component_of(name: str, given: Mapping[str, Any], modules: Path) -> Callable
         if parameters:
             raise ValueError(f"{place} {kind} draws its own parameters; remove {', '.join(parameters)}")
         return _imported(place, kind, modules)
-    catalogue = [entry for entry in models.__all__ if entry.islower()]
+    catalogue = [entry for entry in models.__all__ if entry.islower() and entry != "describe"]
     if kind not in catalogue:
         raise ValueError(
             f"{place} expected kind to be one of {', '.join(catalogue)}, or package.module:function, got {kind!r}"

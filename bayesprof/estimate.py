@@ -75,8 +75,9 @@ def _latent_sites(scene: Scene) -> list[str]:
 
 
 def is_angle(name: str) -> bool:
-    """Whether the site `name` is an angle with the period pi, by its name ``theta``."""
-    return name.rsplit(".", 1)[-1] == "theta"
+    """Whether the site `name` is an angle with the period pi, by its name: ``theta``, or ``bulge_theta`` of a part."""
+    parameter = name.rsplit(".", 1)[-1]
+    return parameter == "theta" or parameter.endswith("_theta")
 
 
 def near_circular_mean(theta: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Light: what a component hands to the renderer.
 
-A :class:`Light` is a sum of parts. A part is a :class:`Profile` (an elliptical radial profile, given by
-its surface brightness and by its Fourier transform), a :class:`Pointlike` source, or a
+A :class:`Light` is a sum of parts. A part is an :class:`Extended` source (given by its surface brightness and by its
+Fourier transform; mostly a :class:`Profile`, elliptical and radial), a :class:`Pointlike` source, or a
 :class:`Background` (a smooth function of position). ``+`` joins lights, so that a component
 may return ``bulge + disk``.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from bayesprof.grid import (
 
 
 class Light:
-    """A sum of parts; `parts` is a tuple of :class:`Profile`, :class:`Pointlike` and :class:`Background`."""
+    """A sum of parts; `parts` is a tuple of :class:`Extended`, :class:`Pointlike` and :class:`Background`."""
 
     def __init__(self, parts: tuple[Light, ...]) -> None:
         self._parts = parts
@@ -77,7 +77,39 @@ class Pointlike(Part, ABC):
         self.x, self.y, self.flux = as_tensors(x, y, flux)
 
 
-class Profile(Part, ABC):
+class Extended(Part, ABC):
+    """A source with extent, known in both spaces: by its surface brightness and by its Fourier transform.
+
+    Beside `x`, `y` and `flux` it has a `radius` (pixels) and an `ellipse` that say roughly where its light is: the
+    integration over pixels places its nodes by them.
+    """
+
+    x: Tensor
+    y: Tensor
+    flux: Tensor
+    radius: Tensor
+    ellipse: Ellipse
+    nodes_per_pixel: ClassVar[int] = 2
+    """Nodes per axis of the integration over a pixel, away from the centre."""
+
+    @abstractmethod
+    def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
+        """Transform with unit flux on the plane of wavenumbers `kx` (1, columns), `ky` (rows, 1), radians per pixel;
+        the shift to (x, y) is left out. Real, shape ``batch + (rows, columns)``.
+        """
+
+    @abstractmethod
+    def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Surface brightness (image units per pixel area) at offsets `dx`, `dy` from the centre."""
+
+    def distant_brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """As :meth:`brightness_at`, where a hundredth of it is accurate enough: of the periodic copies, which are
+        themselves some thousandths of the light.
+        """
+        return self.brightness_at(dx, dy)
+
+
+class Profile(Extended):
     """An elliptical radial profile: ``I(d) = flux / (q r^2) f(R / r)`` with ``R`` the elliptical radius.
 
     Parameters
@@ -119,13 +151,9 @@ class Profile(Part, ABC):
         """
 
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
-        """Transform with unit flux on the plane of wavenumbers `kx` (1, columns), `ky` (rows, 1), radians per pixel;
-        the shift to (x, y) is left out.
-        """
         return self.transform(wavenumber_squared(kx, ky, self.ellipse, self.radius))
 
     def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
-        """Surface brightness (image units per pixel area) at offsets `dx`, `dy` from the centre."""
         ellipse = self.ellipse
         q = torch.sqrt(ellipse.xx * ellipse.yy - ellipse.xy**2)
         radius_squared = elliptical_radius_squared(dx, dy, ellipse, self.radius)

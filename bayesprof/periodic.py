@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesprof.grid import chebyshev_derivative, chebyshev_interpolation, chebyshev_nodes, per_pixel
-from bayesprof.light import Pointlike, Profile
+from bayesprof.light import Extended, Pointlike
 from bayesprof.transfer import Moments
 
 # Copies up to two periods away are taken one by one, the first shell of them on more Chebyshev nodes per axis of the
@@ -52,7 +52,7 @@ class PeriodicCopies:
     middle: Tensor
     quarter_margin: Tensor
 
-    def presence(self, source: Profile | Pointlike) -> Tensor:
+    def presence(self, source: Extended | Pointlike) -> Tensor:
         """1 for a source in the image, falling smoothly to 0 as its centre leaves it by half of the period's margin.
 
         Further out one of its copies would enter the image from the other side. Shape ``batch``.
@@ -63,7 +63,7 @@ class PeriodicCopies:
         along_x, along_y = (1 - step * step * (3 - 2 * step)).unbind(-1)
         return along_x * along_y
 
-    def __call__(self, source: Profile, presence: Tensor) -> Tensor:
+    def __call__(self, source: Extended, presence: Tensor) -> Tensor:
         """What to take off the periodic image of `source` times its `presence`, shape ``batch + (ny, nx)``.
 
         The copies; and for a source outside, whose presence is below 1, the rest of its light itself, with a
@@ -71,7 +71,7 @@ class PeriodicCopies:
         """
         dx = self.x - self.moves * per_pixel(source.x)
         dy = self.y - self.moves * per_pixel(source.y)
-        values = source.brightness_at(dx, dy).squeeze(-2)
+        values = source.distant_brightness_at(dx, dy).squeeze(-2)
         sizes = (9 * _FIRST_NODES**2, 16 * _SECOND_NODES**2, len(self.weight))
         first, second, rest = values.split(sizes, dim=-1)
         first = first.unflatten(-1, (9, _FIRST_NODES, _FIRST_NODES))

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from bayesprof.grid import Ellipse, elliptical_radius_squared, per_pixel
-from bayesprof.light import Profile
+from bayesprof.light import Extended
 
-_NODES = 2  # per axis and pixel, away from the centre
 _REACH = 4  # the block around the centre holds 2 * reach + 1 pixels a side
 _EDGE_NODES = 8
 _RADIAL_NODES = 20
@@ -30,7 +29,7 @@ _RADIAL_POWER = 2  # s ~ u^2 resolves the cusp
 _CLOSEST = 1e-6  # pixels; nearer to an edge than this, the centre counts as so far from it
 
 
-def integrate_over_pixels(source: Profile, shape: tuple[int, int]) -> Tensor:
+def integrate_over_pixels(source: Extended, shape: tuple[int, int]) -> Tensor:
     """Image of `source`, each pixel the integral of its surface brightness over the pixel.
 
     Shape ``batch + shape``, image units per pixel. Relative error (L2) below 2e-5 for Sersic profiles with n up to 6,
@@ -50,16 +49,17 @@ def integrate_over_pixels(source: Profile, shape: tuple[int, int]) -> Tensor:
     return torch.where(in_block, place_y @ centre @ place_x.mT, smooth)
 
 
-def _gauss_legendre_per_pixel(source: Profile, pixel_x: Tensor, pixel_y: Tensor) -> Tensor:
-    nodes, weights = _rule(_NODES, source.x)
+def _gauss_legendre_per_pixel(source: Extended, pixel_x: Tensor, pixel_y: Tensor) -> Tensor:
+    count = source.nodes_per_pixel
+    nodes, weights = _rule(count, source.x)
     dx = (pixel_x[:, None] + 0.5 * nodes).flatten() - source.x[..., None]
     dy = (pixel_y[:, None] + 0.5 * nodes).flatten() - source.y[..., None]
     values = source.brightness_at(dx[..., None, :], dy[..., :, None])
-    by_column = values.unflatten(-1, (-1, _NODES)) @ (0.5 * weights)
-    return (by_column.mT.unflatten(-1, (-1, _NODES)) @ (0.5 * weights)).mT
+    by_column = values.unflatten(-1, (-1, count)) @ (0.5 * weights)
+    return (by_column.mT.unflatten(-1, (-1, count)) @ (0.5 * weights)).mT
 
 
-def _light_by_divergence(source: Profile, pixel_x: Tensor, pixel_y: Tensor) -> Tensor:
+def _light_by_divergence(source: Extended, pixel_x: Tensor, pixel_y: Tensor) -> Tensor:
     """Light in each pixel of a block of neighbouring `pixel_x` and `pixel_y`."""
     xx, xy, yy = source.ellipse
     thickness = torch.sqrt(xx * yy - xy**2)
@@ -91,7 +91,7 @@ def _edge_rule(level: Tensor, ends: Tensor, shift: Tensor, width: Tensor) -> tup
     return along, scale[..., None] * torch.cosh(v) * half[..., None] * weights, level[..., None].expand(along.shape)
 
 
-def _inner_integral(source: Profile, dx: Tensor, dy: Tensor) -> Tensor:
+def _inner_integral(source: Extended, dx: Tensor, dy: Tensor) -> Tensor:
     """``g`` at offsets of shape ``batch + (lines, edges, nodes)``."""
     nodes, weights = _rule(_RADIAL_NODES, dx)
     u = 0.5 * (1 + nodes)

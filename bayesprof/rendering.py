@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
-from bayesprof.light import Background, Light, Part, Pointlike, Profile
+from bayesprof.light import Background, Extended, Light, Part, Pointlike
 from bayesprof.periodic import PeriodicCopies, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
 from bayesprof.transfer import Axis, axis_of, pixel_transform, psf_moments, psf_transform, wavenumbers
@@ -46,7 +46,7 @@ class Convolution:
     transfer: Tensor
     copies: PeriodicCopies
 
-    def __call__(self, sources: list[Profile | Pointlike]) -> Tensor:
+    def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
         dtype = self.transfer.dtype
         kx, ky = (axis.k.to(dtype.to_real()) for axis in (self.x_axis, self.y_axis))
@@ -60,7 +60,7 @@ class Convolution:
             )
             presence = self.copies.presence(source)
             amplitude: Tensor = per_pixel(presence * source.flux)
-            if isinstance(source, Profile):
+            if isinstance(source, Extended):
                 spectrum = spectrum + (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
                 copies = copies + self.copies(source, presence)
             else:
@@ -94,7 +94,7 @@ class Renderer:
         Raises ValueError for a point source without a PSF.
         """
         parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
-        sources = [part for part in parts if isinstance(part, Profile | Pointlike)]
+        sources = [part for part in parts if isinstance(part, Extended | Pointlike)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]

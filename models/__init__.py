@@ -1,8 +1,8 @@
 """Components: galaxies, stars and skies, each a Pyro model function with priors.
 
 Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their
-parameters takes a Pyro distribution, a held value, or nothing. Capitalised names are the lights behind them, for
-use inside a component of one's own:
+parameters takes a Pyro distribution, a held value, or nothing; :func:`describe` lists what came of it. Capitalised
+names are the lights behind them, for use inside a component of one's own:
 
 >>> import pyro, pyro.distributions as dist
 >>> from bayesprof import models
@@ -14,30 +14,47 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
+from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
+from bayesprof.models.describe import describe
+from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
+from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "BulgeDisk",
+    "BulgeDiskBar",
     "DeVaucouleurs",
+    "EdgeOnDisk",
     "Ellipticity",
     "Exponential",
     "FlatSky",
+    "GalaxyWithNucleus",
     "Gaussian",
+    "InclinedDisk",
     "Moffat",
     "PlaneSky",
     "PointSource",
     "Sersic",
+    "bulge_disk",
+    "bulge_disk_bar",
     "de_vaucouleurs",
+    "describe",
+    "edge_on_disk",
     "exponential",
     "flat_sky",
+    "galaxy_with_nucleus",
     "gaussian",
+    "inclined_disk",
     "moffat",
     "plane_sky",
     "point_source",

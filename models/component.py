@@ -9,7 +9,7 @@ needs none of this: any function that draws with ``pyro.sample`` and returns lig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,7 +19,6 @@ from astropy import units
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from bayesprof.grid import axis_ratio_and_angle
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.measurement import Measurement, measure
@@ -62,18 +61,32 @@ class Parameter(NamedTuple):
         return tuple(len(axis.labels) for axis in self.axes)
 
 
+class Derived(NamedTuple):
+    """A number that follows from the parameters of a component, recorded beside them as a deterministic site.
+
+    `unit` as that of a :class:`Parameter`. `meaning` says in words what it is. `of` computes it from the values of
+    the parameters, by name, for any batch shape.
+    """
+
+    unit: str
+    meaning: str
+    of: Callable[[Mapping[str, Tensor]], Tensor]
+
+
 @dataclass(frozen=True)
 class Component:
     """A component of the catalogue before it knows its image.
 
     `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword; `parameters`: what it
-    takes; `given`: what the user gave, a Pyro distribution or a value each.
+    takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what follows from the
+    parameters and is worth a row in a table.
     """
 
     kind: str
     light: Callable[..., Light]
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
+    derived: Mapping[str, Derived] = field(default_factory=dict)
 
     def bind(self, image: Image) -> BoundComponent:
         """This component with its default priors from `image`: a Pyro model function."""
@@ -85,7 +98,8 @@ class Component:
             for name, source in sources.items()
             if is_prior(source) and defaults[name].start is not None
         }
-        return BoundComponent(self, sources, starts, image)
+        formulas = {name: default.formula for name, default in defaults.items() if name not in self.given}
+        return BoundComponent(self, sources, starts, formulas, image)
 
     def __call__(self) -> Light:
         raise TypeError(
@@ -98,12 +112,14 @@ class Component:
 class BoundComponent:
     """A Pyro model function that draws the parameters of a component and returns its light.
 
-    `sources`: prior or held value of each parameter; `starts`: where a fit starts, by parameter.
+    `sources`: prior or held value of each parameter; `starts`: where a fit starts, by parameter; `formulas`: the
+    default priors among the sources, in words.
     """
 
     component: Component
     sources: Mapping[str, Any]
     starts: Mapping[str, Any]
+    formulas: Mapping[str, str]
     image: Image
 
     def __call__(self) -> Light:
@@ -113,18 +129,16 @@ class BoundComponent:
             values[name] = torch.as_tensor(value, device=self.image.device)
             if not values[name].is_floating_point() or not is_prior(source):
                 values[name] = values[name].to(self.image.dtype)
-        if "ellipticity" in values:
-            q, theta = axis_ratio_and_angle(values["ellipticity"])
-            pyro.deterministic("q", q)
-            pyro.deterministic("theta", theta)
+        for name, derived in self.component.derived.items():
+            pyro.deterministic(name, derived.of(values))
         return self.component.light(**values)
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site, "" where it has none."""
         flux = self.image.unit or "image unit"
-        named = {name: parameter.unit.format(flux=flux) for name, parameter in self.component.parameters.items()}
-        return {**named, "q": "", "theta": "rad"} if "ellipticity" in named else named
+        stated = {**self.component.parameters, **self.component.derived}
+        return {name: one.unit.format(flux=flux) for name, one in stated.items()}
 
     @property
     def axes(self) -> dict[str, tuple[Axis, ...]]:
@@ -133,7 +147,13 @@ class BoundComponent:
         return {name: parameters[name].axes for name, source in self.sources.items() if parameters[name].axes}
 
 
-def component(kind: str, light: Callable[..., Light], parameters: Mapping[str, Parameter], **given: Any) -> Component:
+def component(
+    kind: str,
+    light: Callable[..., Light],
+    parameters: Mapping[str, Parameter],
+    derived: Mapping[str, Derived] | None = None,
+    **given: Any,
+) -> Component:
     """A component of the catalogue, its given parameters checked.
 
     Raises
@@ -144,7 +164,7 @@ def component(kind: str, light: Callable[..., Light], parameters: Mapping[str, P
     checked = {
         name: _checked(kind, name, value, parameters[name]) for name, value in given.items() if value is not None
     }
-    return Component(kind, light, parameters, checked)
+    return Component(kind, light, parameters, checked, derived or {})
 
 
 def is_prior(source: Any) -> bool:
@@ -155,7 +175,7 @@ def is_prior(source: Any) -> bool:
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
     shape = parameter.shape
     what = "one number" if shape == () else f"an array over {', '.join(axis.name for axis in parameter.axes)}"
-    what = "the vector (e1, e2)" if name == "ellipticity" else what
+    what = "the vector (e1, e2)" if name.endswith("ellipticity") else what
     remedy = (
         f"{kind}: {name} takes a Pyro distribution (a prior), a number or tensor (held), or nothing (its default prior)"
     )
@@ -208,3 +228,14 @@ def normal(mean: float, sd: float, image: Image, quantity: str) -> Default:
     return Default(
         dist.Normal(number(mean, image), number(sd, image)), mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}"
     )
+
+
+def beta(a: float, b: float, image: Image, quantity: str) -> Default:
+    """Default Beta prior of a fraction, to be started at its mean."""
+    return Default(dist.Beta(number(a, image), number(b, image)), a / (a + b), f"Beta({a:g}, {b:g}): {quantity}")
+
+
+def scaled_beta(low: float, high: float, a: float, b: float, start: float, image: Image) -> Default:
+    """Default Beta prior on the interval from `low` to `high`."""
+    prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
+    return Default(prior, start, f"{low:g} + {high - low:g} Beta({a:g}, {b:g})")

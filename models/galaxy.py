@@ -21,9 +21,21 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 
+from bayesprof.grid import axis_ratio_and_angle
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, log_normal, normal, number
+from bayesprof.models.component import (
+    Axis,
+    Component,
+    Default,
+    Derived,
+    Parameter,
+    beta,
+    component,
+    log_normal,
+    normal,
+    number,
+)
 from bayesprof.models.ellipticity import Ellipticity
 
 _SHAPE_SCALE = 0.4
@@ -48,14 +60,6 @@ def _r_eff(found: Measurement, image: Image) -> Default:
     return log_normal(found.r_eff, 1.0, image, "measured half-light radius")
 
 
-def _ellipticity(found: Measurement, image: Image) -> Default:
-    return Default(
-        Ellipticity(number(_SHAPE_SCALE, image)),
-        torch.tensor(found.ellipticity),
-        f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {_SHAPE_SCALE})",
-    )
-
-
 def _q(found: Measurement, image: Image) -> Default:
     size = math.hypot(*found.ellipticity)
     start = min(max((1 - size) / (1 + size), 0.1), 0.95)
@@ -72,21 +76,61 @@ def _theta(found: Measurement, image: Image) -> Default:
 POSITION = {"x": _position("x"), "y": _position("y")}
 FLUX = {"flux": Parameter("{flux}", "finite", math.isfinite, _flux)}
 _SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
+R_EFF = _SIZE["r_eff"]
 _COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
-_SHAPE = {
-    "ellipticity": Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), _ellipticity, (_COMPONENTS,))
-}
 _AXIS_RATIO_AND_ANGLE = {
     "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
     "theta": Parameter("rad", "finite", math.isfinite, _theta),
 }
+THETA = {"theta": _AXIS_RATIO_AND_ANGLE["theta"]}
 
 
 def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
     """A component with the common parameters of galaxies and `extra` ones of its own."""
-    by_angle = given.get("q") is not None or given.get("theta") is not None
-    if by_angle and given.get("ellipticity") is not None:
-        raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
-    shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
     kept = {name: value for name, value in given.items() if value is not None}
-    return component(kind, light, {**POSITION, **FLUX, **_SIZE, **extra, **shape}, **kept)
+    parameters, derived = shape(kind, kept)
+    return component(kind, light, {**POSITION, **FLUX, **_SIZE, **extra, **parameters}, derived, **kept)
+
+
+def shape(
+    kind: str, given: Mapping[str, Any], part: str = "", scale: float = _SHAPE_SCALE
+) -> tuple[dict[str, Parameter], dict[str, Derived]]:
+    """Parameters of the shape of a galaxy or of a `part` of one, and what follows from them: the ellipticity, from
+    which q and theta follow; or q and theta in its place, where `given` has one of them.
+
+    `part` : what goes before the names, as "bulge_". `scale` : that of the default prior of the ellipticity.
+    """
+    vector, q, theta = (part + name for name in ("ellipticity", "q", "theta"))
+    if q in given or theta in given:
+        if vector in given:
+            raise ValueError(f"{kind}: expected either {vector} or {q} and {theta}, got both; leave one of them out")
+        return {part + name: parameter for name, parameter in _AXIS_RATIO_AND_ANGLE.items()}, {}
+    derived = {
+        q: Derived("", f"axis ratio, from {vector}", lambda values: axis_ratio_and_angle(values[vector])[0]),
+        theta: Derived(
+            "rad", f"angle of the major axis, from {vector}", lambda values: axis_ratio_and_angle(values[vector])[1]
+        ),
+    }
+    return {vector: _ellipticity(scale)}, derived
+
+
+def fraction(a: float, b: float, meaning: str) -> Parameter:
+    """A number between 0 and 1, as that of a part's light or size in that of another; default prior Beta(`a`, `b`)."""
+    return Parameter("", "in [0, 1]", lambda value: 0 <= value <= 1, lambda found, image: beta(a, b, image, meaning))
+
+
+def size_ratio(a: float, b: float, inner: str, outer: str) -> Parameter:
+    """Half-light radius of the `inner` part over that of the `outer` one, below 1 so that the two keep their order."""
+    ratio = fraction(a, b, f"half-light radius of the {inner} over that of the {outer}")
+    return ratio._replace(allowed="in (0, 1]", within=lambda value: 0 < value <= 1)
+
+
+def _ellipticity(scale: float) -> Parameter:
+    def default(found: Measurement, image: Image) -> Default:
+        return Default(
+            Ellipticity(number(scale, image)),
+            torch.tensor(found.ellipticity),
+            f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {scale})",
+        )
+
+    return Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), default, (_COMPONENTS,))

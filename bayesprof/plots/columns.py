@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,13 +99,16 @@ def gaussian_of(fit: Any, columns: Sequence[Column]) -> tuple[np.ndarray, np.nda
 
 
 def _shape_derivatives(fit: Any, column: Column) -> np.ndarray:
-    """Derivatives of the `q` or `theta` of a component with respect to the latent entries; NaN for any other site."""
-    component, _, parameter = column.site.rpartition(".")
-    entries = [f"{component}.ellipticity[{i}]" for i in (0, 1)]
-    if parameter not in ("q", "theta") or not set(entries) <= set(fit.labels):
+    """Derivatives of the `q` or `theta` of a component, or of a part of one, with respect to the latent entries; NaN
+    for any other site.
+    """
+    quantity = re.search(r"(?<![^._])(q|theta)$", column.site)
+    vector = column.site[: quantity.start()] + "ellipticity" if quantity else ""
+    entries = [f"{vector}[{i}]" for i in (0, 1)]
+    if quantity is None or not set(entries) <= set(fit.labels):
         return np.full(len(fit.labels), np.nan)
-    ellipticity = torch.as_tensor(fit.params[f"{component}.ellipticity"], dtype=torch.float64)
-    by_entry = torch.func.jacrev(axis_ratio_and_angle)(ellipticity)[("q", "theta").index(parameter)]
+    ellipticity = torch.as_tensor(fit.params[vector], dtype=torch.float64)
+    by_entry = torch.func.jacrev(axis_ratio_and_angle)(ellipticity)[("q", "theta").index(quantity[0])]
     row = np.zeros(len(fit.labels))
     row[[fit.labels.index(entry) for entry in entries]] = by_entry.numpy()
     return row
@@ -116,8 +120,9 @@ def default_names(post: Any) -> list[str]:
     sites = [str(name) for name in draws if float(draws[name].max()) > float(draws[name].min())] or list(draws)
     names: list[str] = []
     for site in sites:
-        component, _, parameter = site.rpartition(".")
-        shape = [f"{component}.q", f"{component}.theta"]
-        replaced = parameter == "ellipticity" and set(shape) <= set(sites)
+        # "galaxy.ellipticity", or "galaxy.bulge_ellipticity" of a part
+        before = site.removesuffix("ellipticity")
+        shape = [f"{before}q", f"{before}theta"]
+        replaced = before != site and set(shape) <= set(sites)
         names += [name for name in (shape if replaced else [site]) if name not in names]
     return names
