@@ -14,6 +14,7 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
@@ -22,9 +23,11 @@ from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
+from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "BilinearSky",
     "DeVaucouleurs",
     "Ellipticity",
     "Exponential",
@@ -33,7 +36,9 @@ __all__ = [
     "Moffat",
     "PlaneSky",
     "PointSource",
+    "PolynomialSky",
     "Sersic",
+    "bilinear_sky",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
@@ -41,5 +46,6 @@ __all__ = [
     "moffat",
     "plane_sky",
     "point_source",
+    "polynomial_sky",
     "sersic",
 ]
