@@ -1,4 +1,4 @@
-"""Components: galaxies, stars and skies, each a Pyro model function with priors.
+"""Components: galaxies, stars, skies and PSFs, each a Pyro model function with priors.
 
 Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their
 parameters takes a Pyro distribution, a held value, or nothing. Capitalised names are the lights behind them, for
@@ -20,7 +20,9 @@ from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
 from bayesprof.models.moffat import Moffat, moffat
+from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
@@ -33,7 +35,9 @@ __all__ = [
     "Exponential",
     "FlatSky",
     "Gaussian",
+    "GaussianPSF",
     "Moffat",
+    "MoffatPSF",
     "PlaneSky",
     "PointSource",
     "PolynomialSky",
@@ -43,7 +47,9 @@ __all__ = [
     "exponential",
     "flat_sky",
     "gaussian",
+    "gaussian_psf",
     "moffat",
+    "moffat_psf",
     "plane_sky",
     "point_source",
     "polynomial_sky",

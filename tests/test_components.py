@@ -93,11 +93,11 @@ def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
 
 
 def test_catalogue_is_the_whole_of_models():
-    functions = {name for name in models.__all__ if name.islower()}
-    assert functions == {row.name for row in CATALOGUE}
-    assert {name for name in models.__all__ if not name.islower()} == {row.light.__name__ for row in CATALOGUE} | {
-        "Ellipticity"
-    }
+    """But for the PSFs, whose contract is in test_psf_models.py."""
+    names = {name for name in models.__all__ if not name.lower().endswith("psf")}
+    assert {name for name in names if name.islower()} == {row.name for row in CATALOGUE}
+    lights = {row.light.__name__ for row in CATALOGUE}
+    assert {name for name in names if not name.islower()} == lights | {"Ellipticity"}
 
 
 @by_name(CATALOGUE)
