@@ -155,7 +155,7 @@ class Renderer:
             if psf is None:
                 raise ValueError("this renderer was made for a PSF with parameters, and got none; give it psf=")
             image = image + self.convolution(sources, psf.to(self.dtype, self.device))
-        elif sources and self.convolution is not None:
+        elif sources and isinstance(self.convolution, Convolution):
             image = image + self.convolution(sources)
         elif sources:
             for source in sources:
@@ -214,18 +214,18 @@ def _model_convolution(image: Image, psf: PSF) -> ModelConvolution:
     if not psf.contains_pixel:
         transfer = pixel_transform(kx) * pixel_transform(ky)
     at_origin = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
-    place = {"dtype": image.dtype, "device": image.device}
+    dtype, device = image.dtype, image.device
     through_pixel = Convolution(
         shape=image.shape,
         period=period,
         oversampling=psf.oversampling,
-        x_axis=Axis(kx, kx[None], torch.ones_like(kx)[None]).to(image.device),
-        y_axis=Axis(ky, ky[None], torch.ones_like(ky)[None]).to(image.device),
-        transfer=transfer.to(**place),
-        copies=periodic_copies(image.shape, period, at_origin, **place),
+        x_axis=Axis(kx, kx[None], torch.ones_like(kx)[None]).to(device),
+        y_axis=Axis(ky, ky[None], torch.ones_like(ky)[None]).to(device),
+        transfer=transfer.to(dtype=dtype, device=device),
+        copies=periodic_copies(image.shape, period, at_origin, dtype=dtype, device=device),
     )
-    d_x, d_y = (matrix.to(**place) for matrix in derivatives_on_nodes(image.shape))
-    return ModelConvolution(through_pixel, d_x, d_y, wing_copies(image.shape, period, **place))
+    d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(image.shape))
+    return ModelConvolution(through_pixel, d_x, d_y, wing_copies(image.shape, period, dtype=dtype, device=device))
 
 
 def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, int]:

@@ -39,8 +39,8 @@ def seeing(image: Image) -> Seeing:
     >>> import numpy as np, bayesprof as bp
     >>> y, x = np.mgrid[:41, :51]
     >>> star = 100 * np.exp(-4 * np.log(2) * ((x - 20.3) ** 2 + (y - 22.1) ** 2) / 3.5**2)
-    >>> round(seeing(bp.Image(star, sigma=1.0)).fwhm, 1)
-    3.5
+    >>> abs(seeing(bp.Image(star, sigma=1.0)).fwhm - 3.5) < 0.1
+    True
     """
     if image.psf is not None:
         stamp = image.psf.cpu().numpy().astype(float)
