@@ -2,7 +2,7 @@
 
     python benchmarks/star_field.py OUT_DIR [--simulations 100]
 
-Every field of 64x72 pixels is drawn by GalSim, not by our renderer: a Sersic galaxy of known r_eff and n, and ten
+Every field of 48x54 pixels is drawn by GalSim, not by our renderer: a Sersic galaxy of known r_eff and n, and ten
 stars, through a Moffat PSF and the pixels, all of them at new sub-pixel positions each time. Two fits by
 inference.lm: with the PSF's parameters free, and with its width held 3% wrong (all else of it right). Errors are those
 of the fit's covariance. Each finished simulation leaves a line in OUT_DIR/star_field.jsonl, and is kept when run again.
@@ -26,14 +26,14 @@ import torch
 import bayesprof as bp
 from bayesprof import inference, models
 
-SHAPE = (64, 72)
+SHAPE = (48, 54)
 PSF = {"fwhm": 2.9, "beta": 3.0, "ellipticity": [0.04, -0.03]}
 WRONG = 1.03  # times the width
-GALAXY = {"x": 35.0, "y": 31.0, "flux": 4000.0, "r_eff": 4.0, "n": 1.5, "ellipticity": [0.15, 0.1]}
+GALAXY = {"x": 26.0, "y": 23.0, "flux": 4000.0, "r_eff": 3.5, "n": 1.5, "ellipticity": [0.15, 0.1]}
 SKY, NOISE = 5.0, 1.0
 STARS = (
-    (7.0, 9.0, 3000.0), (24.0, 6.0, 1200.0), (46.0, 8.0, 2200.0), (64.0, 13.0, 900.0), (9.0, 28.0, 1500.0),
-    (62.0, 35.0, 4000.0), (8.0, 52.0, 1000.0), (26.0, 56.0, 2500.0), (47.0, 54.0, 700.0), (65.0, 57.0, 1800.0),
+    (5.0, 7.0, 3000.0), (18.0, 5.0, 1200.0), (34.0, 6.0, 2200.0), (48.0, 10.0, 900.0), (7.0, 21.0, 1500.0),
+    (46.0, 26.0, 4000.0), (6.0, 39.0, 1000.0), (20.0, 42.0, 2500.0), (35.0, 41.0, 700.0), (49.0, 43.0, 1800.0),
 )  # fmt: skip
 MEASURED = {"galaxy.r_eff": GALAXY["r_eff"], "galaxy.n": GALAXY["n"], "psf.fwhm": PSF["fwhm"], "psf.beta": PSF["beta"]}
 
@@ -86,8 +86,8 @@ def posterior(image: bp.Image, psf: Any) -> inference.Posterior:
 
 def start() -> dict[str, Any]:
     """Where the fits start: the catalogue's positions, and other shapes than the true ones."""
-    values: dict[str, Any] = {"galaxy.r_eff": 3.3, "galaxy.n": 1.2, "galaxy.ellipticity": [0.05, 0.05]}
-    for name, (x, y, flux) in {"galaxy": (35.0, 31.0, 3000.0), **{f"star{i}": s for i, s in enumerate(STARS)}}.items():
+    values: dict[str, Any] = {"galaxy.r_eff": 3.0, "galaxy.n": 1.2, "galaxy.ellipticity": [0.05, 0.05]}
+    for name, (x, y, flux) in {"galaxy": (26.0, 23.0, 3000.0), **{f"star{i}": s for i, s in enumerate(STARS)}}.items():
         values |= {f"{name}.x": x, f"{name}.y": y, f"{name}.flux": flux}
     return values
 

@@ -14,8 +14,10 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.airy_psf import AiryPSF, airy_psf
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
+from bayesprof.models.double_moffat_psf import DoubleMoffatPSF, double_moffat_psf
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
@@ -29,8 +31,10 @@ from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "AiryPSF",
     "BilinearSky",
     "DeVaucouleurs",
+    "DoubleMoffatPSF",
     "Ellipticity",
     "Exponential",
     "FlatSky",
@@ -42,8 +46,10 @@ __all__ = [
     "PointSource",
     "PolynomialSky",
     "Sersic",
+    "airy_psf",
     "bilinear_sky",
     "de_vaucouleurs",
+    "double_moffat_psf",
     "exponential",
     "flat_sky",
     "gaussian",

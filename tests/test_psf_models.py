@@ -38,6 +38,7 @@ class Row:
     light: Callable[..., Any]
     values: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
+    twice: bool = True  # whether its transform has second derivatives everywhere
 
     @property
     def name(self) -> str:
@@ -53,6 +54,12 @@ class Row:
 CATALOGUE = [
     Row(models.gaussian_psf, models.GaussianPSF, {"fwhm": 3.1, "ellipticity": ROUND}),
     Row(models.moffat_psf, models.MoffatPSF, {"fwhm": 3.1, "beta": 2.7, "ellipticity": ROUND}),
+    Row(
+        models.double_moffat_psf,
+        models.DoubleMoffatPSF,
+        {"fwhm": 2.8, "beta": 3.7, "wing_fraction": 0.2, "wing_ratio": 2.3, "wing_beta": 2.4, "ellipticity": ROUND},
+    ),
+    Row(models.airy_psf, models.AiryPSF, {"lambda_over_d": 2.3, "obscuration": 0.25}, twice=False),
 ]
 each_row = pytest.mark.parametrize("row", CATALOGUE, ids=lambda row: row.name)
 
@@ -143,7 +150,8 @@ def test_derivatives_are_those_of_differences(row):
 
     inputs = [value.requires_grad_() for value in point]
     assert torch.autograd.gradcheck(projected, inputs, eps=1e-5, atol=1e-5, rtol=1e-5, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(projected, inputs, eps=1e-5, atol=1e-4, rtol=1e-4)
+    if row.twice:
+        assert torch.autograd.gradgradcheck(projected, inputs, eps=1e-5, atol=1e-4, rtol=1e-4)
 
 
 @each_row
@@ -191,7 +199,8 @@ def test_image_is_that_with_the_same_psf_as_an_oversampled_stamp(row):
     stamp = torch.fft.fftshift(torch.fft.ifft2(psf.transform_at(k[None, :], k[:, None])).real)
     sampled = blank(psf=stamp, psf_oversampling=step, psf_contains_pixel=psf.contains_pixel)
     light = models.Sersic(44.37, 27.82, 10.0, 3.0, 1.5, q=0.6, theta=0.4) + models.PointSource(20.4, 30.1, 3.0)
-    assert error(rendered(light, psf), renderer_for(sampled)(light)) < 1e-4
+    # half a hundredth of an Airy PSF's light is in rings outside the stamp
+    assert error(rendered(light, psf), renderer_for(sampled)(light)) < (5e-4 if row.light is models.AiryPSF else 1e-4)
 
 
 @each_row
@@ -210,6 +219,8 @@ def test_default_priors_are_those_that_their_formulas_state(row, simulated):
         elif default.formula.startswith("isotropic"):
             assert isinstance(prior, models.Ellipticity)
             assert float(prior.scale) == numbers[-1]
+        elif default.formula.startswith("Uniform("):
+            assert [float(prior.low), float(prior.high)] == numbers
         else:
             low, width, a, b = numbers
             assert default.formula == f"{low:g} + {width:g} Beta({a:g}, {b:g})"
@@ -229,12 +240,18 @@ def test_axis_ratio_and_angle_may_stand_in_for_ellipticity():
 # -- against GalSim
 
 
-def galsim_image(psf: Any, disk: bool, position: tuple[float, float], *, pixel: bool) -> np.ndarray:
+def galsim_image(
+    psf: Any, disk: bool, position: tuple[float, float], *, pixel: bool, folding: float = 1e-5
+) -> np.ndarray:
     """A star, or an exponential disk (r_eff 4, q 0.5, theta 0.3), of flux 1."""
     import galsim
 
     settings = galsim.GSParams(
-        folding_threshold=1e-5, maxk_threshold=1e-6, kvalue_accuracy=1e-8, stepk_minimum_hlr=20, maximum_fft_size=16384
+        folding_threshold=folding,
+        maxk_threshold=1e-6,
+        kvalue_accuracy=1e-8,
+        stepk_minimum_hlr=20,
+        maximum_fft_size=16384,
     )
     parts = [psf.withGSParams(settings)]
     if disk:
@@ -274,6 +291,42 @@ def test_image_agrees_with_galsim(beta, fwhm, pixel, position, disk):
     reference = reference.shear(q=Q, beta=THETA * galsim.radians)
     found, expected = our_image(psf, disk, position), galsim_image(reference, disk, position, pixel=pixel)
     assert error(found, expected) < 5e-5
+
+
+@pytest.mark.parametrize("disk", [False, True], ids=["star", "disk"])
+@pytest.mark.parametrize("pixel", [True, False], ids=["pixel", "no pixel"])
+@pytest.mark.parametrize(("lambda_over_d", "obscuration"), [(1.2, 0.0), (2.0, 0.3), (3.0, 0.2)])
+def test_airy_image_agrees_with_galsim(lambda_over_d, obscuration, pixel, disk):
+    galsim = pytest.importorskip("galsim")
+    psf = models.AiryPSF(lambda_over_d, obscuration, contains_pixel=not pixel)
+    reference = galsim.Airy(lam_over_diam=lambda_over_d, obscuration=obscuration)
+    # rings hold light so far out that GalSim can't hold 1e-5 of it
+    expected = galsim_image(reference, disk, POSITIONS[1], pixel=pixel, folding=2e-4)
+    assert error(our_image(psf, disk, POSITIONS[1]), expected) < 1e-4
+
+
+def test_double_moffat_image_agrees_with_galsim():
+    galsim = pytest.importorskip("galsim")
+    psf = models.DoubleMoffatPSF(2.5, 3.5, 0.25, 2.0, 2.5)
+    reference = 0.75 * galsim.Moffat(3.5, fwhm=2.5) + 0.25 * galsim.Moffat(2.5, fwhm=5.0)
+    for disk in (False, True):
+        expected = galsim_image(reference, disk, POSITIONS[0], pixel=True)
+        assert error(our_image(psf, disk, POSITIONS[0]), expected) < 5e-5
+
+
+def test_airy_transform_and_its_slopes_are_finite_where_circles_touch():
+    k = math.pi * double(
+        [[0.0, 0.35, 0.7, 1.0, 1.3, 2.0, 2.5]]
+    )  # for lambda/D = 1: the distance of the discs, times pi
+
+    def transform(values: Tensor) -> Tensor:
+        return models.AiryPSF(values[0], values[1]).transform_at(k, double([[0.0]]))
+
+    for obscuration in (0.0, 0.3):
+        point = double([1.0, obscuration])
+        assert bool(torch.func.jacrev(transform)(point).isfinite().all())
+        assert bool(torch.func.jacfwd(torch.func.jacfwd(transform))(point).isfinite().all())
+        assert float(transform(point)[0, -1]) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("beta", [1.3, 2.0, 3.0])
