@@ -64,6 +64,9 @@ class Part(Light):
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(moved, name, value.to(dtype=dtype, device=device))
+            elif isinstance(value, Light):
+                parts = tuple(part.to(dtype, device) for part in value.parts if isinstance(part, Part))
+                setattr(moved, name, Light(parts))
             elif isinstance(value, Ellipse):
                 setattr(moved, name, Ellipse(*(entry.to(dtype=dtype, device=device) for entry in value)))
         return moved

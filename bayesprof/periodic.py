@@ -8,6 +8,7 @@ the sum over all others is close to the integral of the light beyond them, over 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class PeriodicCopies:
     8 copies in the first shell, coarser ones as seen from the 16 in the second, and then the points of the integral
     over the rest; `moves`: 1 where a point's offset from the source changes with its position, else 0. `weight`: of
     the points of the integral. `to_x` (nx, nodes), `to_y` (ny, nodes): interpolation; `refine`: from the coarser to
-    the finer nodes; `blur` (nodes^2, nodes^2): by the PSF, on the finer ones. `middle` of the image, and a
+    the finer nodes; `blur`: by the PSF, on the finer ones. `middle` of the image, and a
     `quarter_margin` of the period around it: (x, y), pixels.
     """
 
@@ -48,7 +49,7 @@ class PeriodicCopies:
     to_x: Tensor
     to_y: Tensor
     refine: Tensor
-    blur: Tensor
+    blur: Callable[[Tensor], Tensor]
     middle: Tensor
     quarter_margin: Tensor
 
@@ -79,8 +80,38 @@ class PeriodicCopies:
         itself = first[..., 0, :, :]
         copies = first[..., 1:, :, :].sum(-3) + self.refine @ second @ self.refine.mT + per_pixel(rest @ self.weight)
         nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
-        nodes = (nodes.reshape(*nodes.shape[:-2], 1, -1) @ self.blur.mT).reshape(nodes.shape)
-        return self.to_y @ nodes @ self.to_x.mT
+        return self.to_y @ self.blur(nodes) @ self.to_x.mT
+
+
+@dataclass(frozen=True)
+class FixedBlur:
+    """By a PSF whose moments are known beforehand: one `matrix` (nodes^2, nodes^2), rows first."""
+
+    matrix: Tensor
+
+    def __call__(self, nodes: Tensor) -> Tensor:
+        return (nodes.reshape(*nodes.shape[:-2], 1, -1) @ self.matrix.mT).reshape(nodes.shape)
+
+
+@dataclass(frozen=True)
+class DrawnBlur:
+    """By a PSF with drawn `moments`; `d_x` and `d_y` (nodes, nodes) differentiate along x and y."""
+
+    d_x: Tensor
+    d_y: Tensor
+    moments: Moments
+
+    def __call__(self, nodes: Tensor) -> Tensor:
+        x, y, xx, xy, yy = (per_pixel(m) if isinstance(m, Tensor) else m for m in self.moments)
+        in_x, in_y = nodes @ self.d_x.mT, self.d_y @ nodes
+        second = xx * (in_x @ self.d_x.mT) + 2 * xy * (self.d_y @ in_x) + yy * (self.d_y @ in_y)
+        return nodes - x * in_x - y * in_y + 0.5 * second
+
+
+def derivatives_on_nodes(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The matrices `d_x` and `d_y` of :class:`DrawnBlur` for an image of `shape` (ny, nx), float64."""
+    d_y, d_x = (chebyshev_derivative(-0.5, size - 0.5, _FIRST_NODES) for size in shape)
+    return d_x, d_y
 
 
 def periodic_copies(
@@ -93,9 +124,9 @@ def periodic_copies(
     around = [(a, b) for a in range(-2, 3) for b in range(-2, 3)]
     first = [(0, 0)] + [place for place in around if max(map(abs, place)) == 1]
     second = [place for place in around if max(map(abs, place)) == 2]
-    parts = [_nodes(shape, period, *part) for part in ((first, _FIRST_NODES), (second, _SECOND_NODES))]
+    parts = [nodes_seen_from(shape, period, *part) for part in ((first, _FIRST_NODES), (second, _SECOND_NODES))]
     near_x, near_y = (torch.cat(axis) for axis in zip(*parts, strict=True))
-    far_x, far_y, far_weight = _outside(2.5 * columns, 2.5 * rows)
+    far_x, far_y, far_weight = integral_outside(2.5 * columns, 2.5 * rows)
     sides = torch.tensor([nx, ny], dtype=torch.float64)
     tensors = {
         "middle": 0.5 * (sides - 1),
@@ -106,23 +137,25 @@ def periodic_copies(
         "weight": far_weight / (rows * columns),
         "to_x": chebyshev_interpolation(-0.5, nx - 0.5, _FIRST_NODES, torch.arange(nx, dtype=torch.float64)),
         "to_y": chebyshev_interpolation(-0.5, ny - 0.5, _FIRST_NODES, torch.arange(ny, dtype=torch.float64)),
-        "blur": _blur(shape, moments),
         "refine": chebyshev_interpolation(-1.0, 1.0, _SECOND_NODES, chebyshev_nodes(-1.0, 1.0, _FIRST_NODES)),
     }
-    return PeriodicCopies(**{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()})
+    blur = FixedBlur(_blur(shape, moments).to(dtype=dtype, device=device))
+    return PeriodicCopies(
+        blur=blur, **{name: tensor.to(dtype=dtype, device=device) for name, tensor in tensors.items()}
+    )
 
 
 def _blur(shape: tuple[int, int], moments: Moments) -> Tensor:
     """I - mean . grad + half of moments : grad grad, on the finer nodes, rows first."""
     unit = torch.eye(_FIRST_NODES, dtype=torch.float64)
-    along_y, along_x = (chebyshev_derivative(-0.5, size - 0.5, _FIRST_NODES) for size in shape)
+    along_x, along_y = derivatives_on_nodes(shape)
     d_x, d_y = torch.kron(unit, along_x), torch.kron(along_y, unit)
     first = moments.x * d_x + moments.y * d_y
     second = moments.xx * d_x @ d_x + 2 * moments.xy * d_x @ d_y + moments.yy * d_y @ d_y
     return torch.eye(_FIRST_NODES**2, dtype=torch.float64) - first + 0.5 * second
 
 
-def _nodes(
+def nodes_seen_from(
     shape: tuple[int, int], period: tuple[int, int], places: list[tuple[int, int]], count: int
 ) -> tuple[Tensor, Tensor]:
     """x and y of `count` Chebyshev nodes per axis, shifted by each of the `places` (rows, columns, in periods)."""
@@ -132,7 +165,7 @@ def _nodes(
     return (x.reshape(1, -1) + columns * shift[:, 1:]).flatten(), (y.reshape(1, -1) + rows * shift[:, :1]).flatten()
 
 
-def _outside(half_width: float, half_height: float) -> tuple[Tensor, Tensor, Tensor]:
+def integral_outside(half_width: float, half_height: float) -> tuple[Tensor, Tensor, Tensor]:
     """Points and weights that integrate a function, even in (x, y), over the plane outside a rectangle about the
     origin.
     """

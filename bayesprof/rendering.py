@@ -6,7 +6,8 @@ With a PSF an image is rendered in Fourier space, where both the profile and the
 
 with F the transform of the source and P that of the PSF (:mod:`bayesprof.transfer`). The transform lives on a grid
 larger than the image, and the periodic copies of each profile are subtracted (:mod:`bayesprof.periodic`). With an
-oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels and are folded back.
+oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels and are folded back. The PSF may have
+parameters (:mod:`bayesprof.psf`): then P is computed anew for each of their values.
 
 Without a PSF the light is integrated over each pixel in real space (:mod:`bayesprof.pixels`).
 """
@@ -14,7 +15,7 @@ Without a PSF the light is integrated over each pixel in real space (:mod:`bayes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +23,20 @@ from torch import Tensor
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Background, Extended, Light, Part, Pointlike
-from bayesprof.periodic import PeriodicCopies, periodic_copies
+from bayesprof.periodic import DrawnBlur, PeriodicCopies, derivatives_on_nodes, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
-from bayesprof.transfer import Axis, axis_of, pixel_transform, psf_moments, psf_transform, wavenumbers
+from bayesprof.psf import PSF
+from bayesprof.transfer import (
+    Axis,
+    Moments,
+    axis_of,
+    moments_within,
+    pixel_transform,
+    psf_moments,
+    psf_transform,
+    wavenumbers,
+)
+from bayesprof.wings import WingCopies, wing_copies
 
 _PADDING = 1.5  # size of the periodic grid relative to the image
 
@@ -35,7 +47,7 @@ class Convolution:
 
     `shape`: of the image, (ny, nx); `period`: of the transform, pixels, (rows, columns); `oversampling`: how many
     times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency; `transfer`: transform of the PSF
-    on them, complex, shape (rows, columns) of that grid.
+    on them, real or complex, shape ``batch + (rows, columns)`` of that grid.
     """
 
     shape: tuple[int, int]
@@ -48,7 +60,7 @@ class Convolution:
 
     def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
-        dtype = self.transfer.dtype
+        dtype = self.transfer.dtype.to_complex()
         kx, ky = (axis.k.to(dtype.to_real()) for axis in (self.x_axis, self.y_axis))
         spectrum: Tensor | float = 0.0
         copies: Tensor | float = 0.0
@@ -80,31 +92,75 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class ModelConvolution:
+    """Renders sources through a PSF with parameters.
+
+    `through_pixel`: the convolution without it, with the integration over a pixel where the PSF doesn't contain one;
+    `d_x`, `d_y`: as of :class:`bayesprof.periodic.DrawnBlur`; `wings`: the periodic copies of the PSF's own light.
+    """
+
+    through_pixel: Convolution
+    d_x: Tensor
+    d_y: Tensor
+    wings: WingCopies
+
+    def __call__(self, sources: list[Extended | Pointlike], psf: PSF) -> Tensor:
+        """Image of `sources`, shape ``batch + (ny, nx)``."""
+        pixel = self.through_pixel
+        kx, ky = (axis.k.to(self.d_x.dtype) for axis in (pixel.x_axis, pixel.y_axis))
+        moments = moments_within(psf.transform_at, 0.5 * min(pixel.period), like=self.d_x)
+        if not psf.contains_pixel:
+            moments = moments._replace(xx=moments.xx + 1 / 12, yy=moments.yy + 1 / 12)
+        convolution = replace(
+            pixel,
+            transfer=pixel.transfer * psf.transform_at(kx, ky),
+            copies=replace(pixel.copies, blur=DrawnBlur(self.d_x, self.d_y, moments)),
+        )
+        image = convolution(sources)
+        x, y, flux = (
+            torch.stack(torch.broadcast_tensors(*values), dim=-1)
+            for values in zip(
+                *((source.x, source.y, pixel.copies.presence(source) * source.flux) for source in sources), strict=True
+            )
+        )
+        copies = self.wings(psf, x, y, flux)
+        return image if copies is None else image - copies
+
+
+@dataclass(frozen=True)
 class Renderer:
     """Renders light onto the pixels of one image; `convolution` is None for an image without a PSF."""
 
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
-    convolution: Convolution | None
+    convolution: Convolution | ModelConvolution | None
 
-    def __call__(self, light: Light) -> Tensor:
+    def __call__(self, light: Light, psf: PSF | None = None) -> Tensor:
         """Image of `light`, shape ``batch + (ny, nx)``, in image units per pixel.
 
-        Raises ValueError for a point source without a PSF.
+        `psf`: the PSF where it has parameters, of the kind that the renderer was made for.
+
+        Raises ValueError for a point source without a PSF, and for a PSF among the sources.
         """
+        if any(isinstance(part, PSF) for part in light.parts):
+            raise ValueError("a PSF is not a source; give it as Scene(image, psf=models.moffat_psf(), ...)")
         parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
         sources = [part for part in parts if isinstance(part, Extended | Pointlike)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]
         image = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        if sources and self.convolution is not None:
+        if sources and isinstance(self.convolution, ModelConvolution):
+            if psf is None:
+                raise ValueError("this renderer was made for a PSF with parameters, and got none; give it psf=")
+            image = image + self.convolution(sources, psf.to(self.dtype, self.device))
+        elif sources and isinstance(self.convolution, Convolution):
             image = image + self.convolution(sources)
         elif sources:
             for source in sources:
                 if isinstance(source, Pointlike):
-                    raise ValueError("a point source has no image without a PSF; give the Image a psf=")
+                    raise ValueError("a point source has no image without a PSF; give the Image or the Scene a psf=")
                 image = image + integrate_over_pixels(source, self.shape)
         for part in parts:
             if isinstance(part, Background):
@@ -112,20 +168,24 @@ class Renderer:
         return image
 
 
-def renderer_for(image: Image) -> Renderer:
-    """The renderer of `image`: its pixels, its PSF, its dtype and device."""
-    convolution = None if image.psf is None else _convolution(image, image.psf)
+def renderer_for(image: Image, psf: PSF | None = None) -> Renderer:
+    """The renderer of `image`: its pixels, its PSF, its dtype and device.
+
+    `psf`: one with parameters, in place of that of the image. Its kind, `oversampling`, `contains_pixel` and `reach`
+    count; the values of its parameters don't.
+    """
+    convolution: Convolution | ModelConvolution | None
+    if psf is not None:
+        convolution = _model_convolution(image, psf)
+    else:
+        convolution = None if image.psf is None else _convolution(image, image.psf)
     return Renderer(image.shape, image.dtype, image.device, convolution)
 
 
 def _convolution(image: Image, psf: Tensor) -> Convolution:
     step = image.psf_oversampling
-    reach = [math.ceil(size / (2 * step)) + 1 for size in psf.shape]
-    ny, nx = image.shape
-    period = (
-        fast_length(max(math.ceil(_PADDING * ny), ny + reach[0]), odd=True),
-        fast_length(max(math.ceil(_PADDING * nx), nx + reach[1]), odd=False),
-    )
+    reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
+    period = _period(image.shape, reach_y, reach_x)
     kx, ky = wavenumbers(period, step)
     psf = psf.to(device="cpu", dtype=torch.float64)
     transfer = psf_transform(psf, kx, ky, step)
@@ -140,8 +200,38 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         shape=image.shape,
         period=period,
         oversampling=step,
-        x_axis=Axis(*(tensor.to(image.device) for tensor in x_axis)),
-        y_axis=Axis(*(tensor.to(image.device) for tensor in y_axis)),
+        x_axis=x_axis.to(image.device),
+        y_axis=y_axis.to(image.device),
         transfer=transfer.to(dtype=image.dtype.to_complex(), device=image.device),
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
+    )
+
+
+def _model_convolution(image: Image, psf: PSF) -> ModelConvolution:
+    period = _period(image.shape, psf.reach, psf.reach)
+    kx, ky = wavenumbers(period, psf.oversampling)
+    transfer = torch.ones(len(ky), kx.shape[-1], dtype=torch.float64)
+    if not psf.contains_pixel:
+        transfer = pixel_transform(kx) * pixel_transform(ky)
+    at_origin = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
+    dtype, device = image.dtype, image.device
+    through_pixel = Convolution(
+        shape=image.shape,
+        period=period,
+        oversampling=psf.oversampling,
+        x_axis=Axis(kx, kx[None], torch.ones_like(kx)[None]).to(device),
+        y_axis=Axis(ky, ky[None], torch.ones_like(ky)[None]).to(device),
+        transfer=transfer.to(dtype=dtype, device=device),
+        copies=periodic_copies(image.shape, period, at_origin, dtype=dtype, device=device),
+    )
+    d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(image.shape))
+    return ModelConvolution(through_pixel, d_x, d_y, wing_copies(image.shape, period, dtype=dtype, device=device))
+
+
+def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, int]:
+    """Size (rows, columns) of the periodic grid for an image of `shape` and a PSF that reaches so many pixels."""
+    ny, nx = shape
+    return (
+        fast_length(max(math.ceil(_PADDING * ny), ny + reach_y), odd=True),
+        fast_length(max(math.ceil(_PADDING * nx), nx + reach_x), odd=False),
     )

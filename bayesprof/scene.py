@@ -15,6 +15,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.likelihood import Likelihood, Observation, likelihood_for
+from bayesprof.psf import PSF, as_psf, check_psf
 from bayesprof.rendering import renderer_for
 
 
@@ -30,6 +31,11 @@ class Scene:
         How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image,
         shape (ny, nx), and `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx).
         Masked pixels are left out by the scene.
+    psf : function, optional
+        A PSF with parameters of its own, fitted with the components and used in place of that of the image: one of
+        :mod:`bayesprof.models` whose names end in ``_psf``, or your own function that draws with ``pyro.sample`` and
+        returns a PSF (:mod:`bayesprof.psf`) or light made of profiles centred on (0, 0). Its sites are
+        ``psf.parameter``.
     **components : functions
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
         keyword is the name, which goes before the names of the component's sites.
@@ -48,10 +54,20 @@ class Scene:
     >>> scene = bp.Scene(image, sky=models.flat_sky(level=2.0), galaxy=galaxy)
     >>> scene.predict().shape
     torch.Size([30, 40])
+
+    A PSF fitted together with the galaxy, from the stars around it:
+
+    >>> star = models.point_source(x=8.0, y=21.0)
+    >>> joint = bp.Scene(image, psf=models.moffat_psf(beta=3.0), sky=models.flat_sky(), star=star, galaxy=galaxy)
     """
 
     def __init__(
-        self, image: Image, *, likelihood: str | Likelihood = "gaussian", **components: Callable[[], Light]
+        self,
+        image: Image,
+        *,
+        likelihood: str | Likelihood = "gaussian",
+        psf: Callable[[], Light] | None = None,
+        **components: Callable[[], Light],
     ) -> None:
         if not isinstance(image, Image):
             raise TypeError(
@@ -66,12 +82,16 @@ class Scene:
         self.image = image
         self.likelihood = likelihood_for(likelihood, image)
         self.components = {name: _bound(component, image) for name, component in components.items()}
-        self._render = renderer_for(image)
+        if psf is not None:
+            _check_component("psf", psf, image)
+        self.psf = None if psf is None else _bound(psf, image)
+        self._render = renderer_for(image, self._checked_psf())
         self._check_light()
 
     def __call__(self) -> Tensor:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
-        model_image = self._render(_joined(self.lights().values()))
+        psf = self._draw_psf()
+        model_image = self._render(_joined(self.lights().values()), psf)
         observation = self.likelihood(model_image, self.image)
         if not isinstance(observation, Observation):
             observation = Observation(observation, self.image.data)
@@ -111,7 +131,7 @@ class Scene:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
         with torch.no_grad():
             with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
-                lights = self.lights()
+                psf, lights = self._draw_psf(), self.lights()
             sites = {
                 name: node
                 for name, node in tracer.trace.nodes.items()
@@ -126,12 +146,12 @@ class Scene:
                     f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
                     "give params={name: value}, for example fit.params"
                 )
-            return self._render(_joined(lights[name] for name in names))
+            return self._render(_joined(lights[name] for name in names), psf)
 
     def initial_values(self) -> dict[str, Tensor]:
         """Values measured on the image to start a fit from, by site name; user's own components have none."""
         starts = {}
-        for name, component in self.components.items():
+        for name, component in self._drawn.items():
             sources = getattr(component, "sources", {})
             for parameter, start in getattr(component, "starts", {}).items():
                 prior = sources[parameter]
@@ -145,7 +165,7 @@ class Scene:
         """Unit of every site whose component states one."""
         return {
             f"{name}.{parameter}": unit
-            for name, component in self.components.items()
+            for name, component in self._drawn.items()
             for parameter, unit in getattr(component, "units", {}).items()
         }
 
@@ -169,17 +189,33 @@ class Scene:
             f"{name}.{parameter}": [
                 (axis.name if axis.shared else f"{name}.{axis.name}", list(axis.labels)) for axis in axes
             ]
-            for name, component in self.components.items()
+            for name, component in self._drawn.items()
             for parameter, axes in getattr(component, "axes", {}).items()
         }
 
     def constant_data(self) -> dict[str, Tensor]:
-        """What a result records beside the data: sigma, mask and PSF, where the image has them."""
-        constants = {"sigma": self.image.sigma, "mask": self.image.mask, "psf": self.image.psf}
+        """What a result records beside the data: sigma, mask and PSF, where the image has them; not the PSF of the
+        image where the scene draws its own.
+        """
+        psf = self.image.psf if self.psf is None else None
+        constants = {"sigma": self.image.sigma, "mask": self.image.mask, "psf": psf}
         return {f"{self.image.name}_{what}": value for what, value in constants.items() if value is not None}
 
     def __repr__(self) -> str:
-        return f"Scene({self.image!r}, components: {', '.join(self.components)})"
+        psf = "" if self.psf is None else "PSF with parameters, "
+        return f"Scene({self.image!r}, {psf}components: {', '.join(self.components)})"
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        """All that draws parameters, by the name that goes before them, in the order of drawing."""
+        return self.components if self.psf is None else {"psf": self.psf, **self.components}
+
+    def _draw_psf(self) -> PSF | None:
+        """The PSF that the scene has in place of the image's, its parameters drawn by Pyro."""
+        if self.psf is None:
+            return None
+        with _Prefix("psf"):
+            return as_psf(self.psf())
 
     def _values(self, params: Any) -> dict[str, Tensor]:
         params = getattr(params, "params", params)
@@ -193,6 +229,22 @@ class Scene:
         image = self.image
         return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
 
+    def _checked_psf(self) -> PSF | None:
+        """The PSF at one draw of its parameters, once it has been found to be one."""
+        if self.psf is None:
+            return None
+        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
+            with _Prefix("psf"):
+                light = self.psf()
+            if not isinstance(light, Light):
+                raise TypeError(
+                    f"Scene: psf returned {type(light).__name__}, expected a PSF or light made of profiles; return "
+                    "models.MoffatPSF(...) or models.Moffat(0.0, 0.0, 1.0, ...)"
+                )
+            psf = as_psf(light)
+            check_psf(psf)
+            return psf
+
     def _check_light(self) -> None:
         """Run the components once, so that a mistake in one is told here and not deep in a sampler."""
         with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
@@ -203,7 +255,7 @@ class Scene:
                         "models.Sersic(...) or a "
                         "sum of lights"
                     )
-            self._render(_joined(self.lights().values()))
+            self._render(_joined(self.lights().values()), self._draw_psf())
 
 
 class _Prefix(Messenger):

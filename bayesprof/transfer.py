@@ -8,6 +8,7 @@ apart by how the transform falls (:func:`alias_ratio`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ class Axis(NamedTuple):
     k: Tensor
     both: Tensor
     weights: Tensor
+
+    def to(self, device: torch.device) -> Axis:
+        return Axis(*(tensor.to(device) for tensor in self))
 
     def phase(self, position: Tensor) -> Tensor:
         """Factor of the transform of a source at `position`, shape ``batch + (1, 1)``; complex128."""
@@ -56,13 +60,13 @@ def psf_transform(psf: Tensor, kx: Tensor, ky: Tensor, oversampling: int) -> Ten
 
 
 class Moments(NamedTuple):
-    """Mean and second moments of a PSF about the origin, pixels."""
+    """Mean and second moments of a PSF about the origin, pixels; tensors of shape ``batch`` where it is drawn."""
 
-    x: float
-    y: float
-    xx: float
-    xy: float
-    yy: float
+    x: float | Tensor
+    y: float | Tensor
+    xx: float | Tensor
+    xy: float | Tensor
+    yy: float | Tensor
 
 
 def psf_moments(psf: Tensor, oversampling: int, *, contains_pixel: bool) -> Moments:
@@ -79,6 +83,23 @@ def psf_moments(psf: Tensor, oversampling: int, *, contains_pixel: bool) -> Mome
         float(y @ psf @ x),
         float(along_y @ y**2) + pixel,
     )
+
+
+def moments_within(transform: Callable[[Tensor, Tensor], Tensor], radius: float, like: Tensor) -> Moments:
+    """Moments of a PSF's light within about `radius` pixels, from its `transform` of (kx, ky) at wavenumbers of 1 over
+    that radius; tensors on the dtype and device of `like`.
+
+    The second moments of a PSF with heavy wings, such as those of an aperture or of a Moffat profile with beta <= 2,
+    are infinite; of others they are the limit of a large radius.
+    """
+    step = 1 / radius
+    k = torch.tensor([0.0, step], dtype=like.dtype, device=like.device)
+    values = transform(k[None, :], k[:, None])
+    along_x, along_y, along_both = values[..., 0, 1], values[..., 1, 0], values[..., 1, 1]
+    xx, yy, both = (2 / step**2 * (1 - value.real) for value in (along_x, along_y, along_both))
+    if not values.is_complex():
+        return Moments(0.0, 0.0, xx, 0.5 * (both - xx - yy), yy)
+    return Moments(-along_x.imag / step, -along_y.imag / step, xx, 0.5 * (both - xx - yy), yy)
 
 
 def pixel_transform(k: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Components: galaxies, stars and skies, each a Pyro model function with priors.
+"""Components: galaxies, stars, skies and PSFs, each a Pyro model function with priors.
 
 Lower-case names make components for a scene: ``models.sersic(n=dist.LogNormal(0.7, 0.4))``. Each of their
 parameters takes a Pyro distribution, a held value, or nothing; :func:`describe` lists what came of it. Capitalised
@@ -14,49 +14,67 @@ names are the lights behind them, for use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.airy_psf import AiryPSF, airy_psf
+from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
 from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.describe import describe
+from bayesprof.models.double_moffat_psf import DoubleMoffatPSF, double_moffat_psf
 from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
 from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
 from bayesprof.models.moffat import Moffat, moffat
+from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
+from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "AiryPSF",
+    "BilinearSky",
     "BulgeDisk",
     "BulgeDiskBar",
     "DeVaucouleurs",
+    "DoubleMoffatPSF",
     "EdgeOnDisk",
     "Ellipticity",
     "Exponential",
     "FlatSky",
     "GalaxyWithNucleus",
     "Gaussian",
+    "GaussianPSF",
     "InclinedDisk",
     "Moffat",
+    "MoffatPSF",
     "PlaneSky",
     "PointSource",
+    "PolynomialSky",
     "Sersic",
+    "airy_psf",
+    "bilinear_sky",
     "bulge_disk",
     "bulge_disk_bar",
     "de_vaucouleurs",
     "describe",
+    "double_moffat_psf",
     "edge_on_disk",
     "exponential",
     "flat_sky",
     "galaxy_with_nucleus",
     "gaussian",
+    "gaussian_psf",
     "inclined_disk",
     "moffat",
+    "moffat_psf",
     "plane_sky",
     "point_source",
+    "polynomial_sky",
     "sersic",
 ]

@@ -96,7 +96,9 @@ class Component:
         starts = {
             name: defaults[name].start
             for name, source in sources.items()
-            if is_prior(source) and defaults[name].start is not None
+            if is_prior(source)
+            and defaults[name].start is not None
+            and (name not in self.given or _plausible(source, defaults[name].start))
         }
         formulas = {name: default.formula for name, default in defaults.items() if name not in self.given}
         return BoundComponent(self, sources, starts, formulas, image)
@@ -170,6 +172,17 @@ def component(
 def is_prior(source: Any) -> bool:
     """Whether `source` is a Pyro distribution."""
     return isinstance(source, TorchDistributionMixin)
+
+
+def _plausible(prior: Any, start: Any) -> bool:
+    """Whether a value measured on the image is within four standard deviations of the user's own prior: that of a star
+    away from the main object is about the star, and a fit should start there.
+    """
+    try:
+        mean, sd = prior.mean, prior.stddev
+    except NotImplementedError:
+        return True
+    return not bool(((torch.as_tensor(start, dtype=mean.dtype, device=mean.device) - mean).abs() > 4 * sd).any())
 
 
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:

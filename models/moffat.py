@@ -114,7 +114,7 @@ def moffat(
     given = {
         "x": x, "y": y, "flux": flux, "r_eff": r_eff, "beta": beta, "ellipticity": ellipticity, "q": q, "theta": theta,
     }  # fmt: skip
-    return galaxy("moffat", Moffat, {"beta": _BETA}, **given)
+    return galaxy("moffat", Moffat, {"beta": BETA}, **given)
 
 
 def _default_beta(found: Measurement, image: Image) -> Default:
@@ -123,7 +123,7 @@ def _default_beta(found: Measurement, image: Image) -> Default:
     return Default(prior, 3.0, f"{low} + {high - low:.1f} Beta({a}, {b})")
 
 
-_BETA = Parameter(
+BETA = Parameter(
     "",
     f"in [{BETA_RANGE[0]}, {BETA_RANGE[1]:g}]",
     lambda beta: BETA_RANGE[0] <= beta <= BETA_RANGE[1],

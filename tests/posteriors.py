@@ -229,6 +229,12 @@ def _priors(*names: str) -> dict[str, Any]:
 
 
 _THETA = dist.Normal(double(0.6), 0.3)  # of one peak: with that of all directions, so has the posterior of a flat disk
+
+
+def _around(mean: Tensor) -> Any:
+    return dist.Normal(mean, 0.7).to_event()
+
+
 COMPONENTS = {
     "sersic": models.sersic(**_priors("x", "y", "flux", "r_eff", "n")),
     "exponential": models.exponential(**_priors("x", "y", "flux", "r_eff")),
@@ -243,6 +249,8 @@ COMPONENTS = {
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),
+    "bilinear_sky": models.bilinear_sky(nodes=(2, 3), levels=_around(torch.full((2, 3), 5.0, dtype=torch.float64))),
+    "polynomial_sky": models.polynomial_sky(coefficients=_around(double(5.0, 0.0, 0.0, 0.0, 0.0, 0.0))),
 }
 LIKELIHOODS = ("gaussian", "poisson", "student_t")
 

@@ -25,9 +25,12 @@ CORE = (
     "lookup",
     "transfer",
     "periodic",
+    "psf",
+    "wings",
     "pixels",
     "rendering",
     "measurement",
+    "seeing",
     "likelihood",
     "scene",
 )

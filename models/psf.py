@@ -1,0 +1,78 @@
+"""The parameters that PSF models have in common, with their default priors.
+
+======================  ==============================================================================================
+fwhm                    LogNormal(ln w, 0.3), w the full width at half maximum of the image's sampled PSF, or of the
+                        narrowest bright peaks on the image; LogNormal(ln 3, 0.5) for an image with neither
+ellipticity (e1, e2)    isotropic: e = w / sqrt(1 + |w|^2) with w two independent Normal(0, 0.1); median axis ratio 0.79
+q (in its place)        Uniform(0.5, 1)
+theta (in its place)    Uniform(-pi/2, pi/2)
+======================  ==============================================================================================
+
+A PSF has unit flux and is centred on the origin by construction. Each model takes, beside its parameters, the options
+of :class:`bayesprof.psf.PSF`: `oversampling`, `contains_pixel` and `reach`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+
+from bayesprof.image import Image
+from bayesprof.measurement import Measurement
+from bayesprof.models.component import Axis, Component, Default, Parameter, component, log_normal, number
+from bayesprof.models.ellipticity import Ellipticity
+from bayesprof.seeing import seeing
+
+_SHAPE_SCALE = 0.1
+
+
+def _fwhm(found: Measurement, image: Image) -> Default:
+    width = seeing(image)
+    if not width.source:
+        return log_normal(width.fwhm, 0.5, image, "the image has neither a PSF nor a bright star")
+    return log_normal(width.fwhm, 0.3, image, f"full width at half maximum of {width.source}")
+
+
+def _ellipticity(found: Measurement, image: Image) -> Default:
+    return Default(
+        Ellipticity(number(_SHAPE_SCALE, image)),
+        torch.zeros(2),
+        f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {_SHAPE_SCALE})",
+    )
+
+
+def _q(found: Measurement, image: Image) -> Default:
+    return Default(dist.Uniform(number(0.5, image), number(1.0, image)), 0.9, "Uniform(0.5, 1)")
+
+
+def _theta(found: Measurement, image: Image) -> Default:
+    low, high = -math.pi / 2, math.pi / 2
+    return Default(dist.Uniform(number(low, image), number(high, image)), 0.0, f"Uniform({low:.3f}, {high:.3f})")
+
+
+FWHM = {"fwhm": Parameter("pixel", "> 0", lambda width: 0 < width < math.inf, _fwhm)}
+_COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
+_SHAPE = {
+    "ellipticity": Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), _ellipticity, (_COMPONENTS,))
+}
+_AXIS_RATIO_AND_ANGLE = {
+    "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
+    "theta": Parameter("rad", "finite", math.isfinite, _theta),
+}
+
+
+def elliptical_psf(
+    kind: str, light: Any, parameters: Mapping[str, Parameter], options: Mapping[str, Any], **given: Any
+) -> Component:
+    """A PSF with `parameters` of its own and a shape, and the `options` of its class."""
+    by_angle = given.get("q") is not None or given.get("theta") is not None
+    if by_angle and given.get("ellipticity") is not None:
+        raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
+    shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
+    kept = {name: value for name, value in given.items() if value is not None}
+    return component(kind, partial(light, **options), {**parameters, **shape}, **kept)
