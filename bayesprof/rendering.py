@@ -21,10 +21,11 @@ from torch import Tensor
 
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
-from bayesprof.light import Background, Light, Part, Pointlike, Profile
+from bayesprof.light import Background, Light, Part, Pointlike, Profile, Surface
 from bayesprof.periodic import PeriodicCopies, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
-from bayesprof.transfer import Axis, axis_of, pixel_transform, psf_moments, psf_transform, wavenumbers
+from bayesprof.surfaces import SurfaceConvolution, surface_convolution, surface_period
+from bayesprof.transfer import Axis, Optics, optics, psf_moments, to_pixels
 
 _PADDING = 1.5  # size of the periodic grid relative to the image
 
@@ -65,28 +66,18 @@ class Convolution:
                 copies = copies + self.copies(source, presence)
             else:
                 spectrum = spectrum + (along_y * amplitude) * along_x
-        return self._to_pixels(spectrum) - copies
-
-    def _to_pixels(self, spectrum: Tensor | float) -> Tensor:
-        """Multiply by the PSF's transform, fold, transform back and cut out the image."""
-        plane = spectrum * self.transfer
-        rows, columns = self.period
-        ny, nx = self.shape
-        step = self.oversampling
-        # rows: taking every `step`-th point adds the aliased wavenumbers; columns: transform, then take every `step`-th
-        folded = plane.unflatten(-2, (step, rows)).sum(-3) * step if step > 1 else plane
-        by_row = torch.fft.ifft(folded, dim=-2)[..., :ny, :]
-        return torch.fft.irfft(by_row, n=columns * step, dim=-1)[..., : nx * step : step]
+        return to_pixels(spectrum * self.transfer, self.shape, self.period, self.oversampling) - copies
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders light onto the pixels of one image; `convolution` is None for an image without a PSF."""
+    """Renders light onto the pixels of one image; `convolution` and `surfaces` are None for an image without a PSF."""
 
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
     convolution: Convolution | None
+    surfaces: SurfaceConvolution | None
 
     def __call__(self, light: Light) -> Tensor:
         """Image of `light`, shape ``batch + (ny, nx)``, in image units per pixel.
@@ -95,6 +86,7 @@ class Renderer:
         """
         parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
         sources = [part for part in parts if isinstance(part, Profile | Pointlike)]
+        surfaces = [part for part in parts if isinstance(part, Surface)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]
@@ -106,6 +98,11 @@ class Renderer:
                 if isinstance(source, Pointlike):
                     raise ValueError("a point source has no image without a PSF; give the Image a psf=")
                 image = image + integrate_over_pixels(source, self.shape)
+        if surfaces and self.surfaces is not None:
+            image = image + self.surfaces(surfaces)
+        elif surfaces:
+            for surface in surfaces:
+                image = image + integrate_over_pixels(surface, self.shape)
         for part in parts:
             if isinstance(part, Background):
                 image = image + part.brightness_at(x, y)
@@ -114,8 +111,10 @@ class Renderer:
 
 def renderer_for(image: Image) -> Renderer:
     """The renderer of `image`: its pixels, its PSF, its dtype and device."""
-    convolution = None if image.psf is None else _convolution(image, image.psf)
-    return Renderer(image.shape, image.dtype, image.device, convolution)
+    if image.psf is None:
+        return Renderer(image.shape, image.dtype, image.device, None, None)
+    psf = image.psf.to(device="cpu", dtype=torch.float64)
+    return Renderer(image.shape, image.dtype, image.device, _convolution(image, psf), _surfaces(image, psf))
 
 
 def _convolution(image: Image, psf: Tensor) -> Convolution:
@@ -126,22 +125,27 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         fast_length(max(math.ceil(_PADDING * ny), ny + reach[0]), odd=True),
         fast_length(max(math.ceil(_PADDING * nx), nx + reach[1]), odd=False),
     )
-    kx, ky = wavenumbers(period, step)
-    psf = psf.to(device="cpu", dtype=torch.float64)
-    transfer = psf_transform(psf, kx, ky, step)
+    x_axis, y_axis, transfer = _optics(image, psf, period)
     moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
-    x_axis, y_axis = (
-        axis_of(k, modulus, oversampling=step, contains_pixel=image.psf_contains_pixel)
-        for k, modulus in ((kx, transfer[:1].abs()), (ky, transfer[:, :1].abs()))
-    )
-    if not image.psf_contains_pixel:
-        transfer = transfer * pixel_transform(kx) * pixel_transform(ky)
     return Convolution(
         shape=image.shape,
         period=period,
         oversampling=step,
-        x_axis=Axis(*(tensor.to(image.device) for tensor in x_axis)),
-        y_axis=Axis(*(tensor.to(image.device) for tensor in y_axis)),
-        transfer=transfer.to(dtype=image.dtype.to_complex(), device=image.device),
+        x_axis=x_axis,
+        y_axis=y_axis,
+        transfer=transfer,
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
     )
+
+
+def _surfaces(image: Image, psf: Tensor) -> SurfaceConvolution:
+    step = image.psf_oversampling
+    period = surface_period(image.shape, psf, step)
+    return surface_convolution(image.shape, period, step, _optics(image, psf, period), dtype=image.dtype)
+
+
+def _optics(image: Image, psf: Tensor, period: tuple[int, int]) -> Optics:
+    """The PSF on the wavenumbers of a transform of `period`, on the dtype and device of `image`; axes in float64."""
+    found = optics(psf, period, image.psf_oversampling, contains_pixel=image.psf_contains_pixel)
+    x_axis, y_axis = (Axis(*(tensor.to(image.device) for tensor in axis)) for axis in (found.x_axis, found.y_axis))
+    return Optics(x_axis, y_axis, found.transfer.to(dtype=image.dtype.to_complex(), device=image.device))

@@ -34,6 +34,39 @@ class Axis(NamedTuple):
         return torch.complex((self.weights * torch.cos(angle)).sum(-3), -(self.weights * torch.sin(angle)).sum(-3))
 
 
+class Optics(NamedTuple):
+    """A PSF on the wavenumbers of one transform: `x_axis`, `y_axis`, and `transfer`, its own transform there, complex,
+    of shape (rows, columns).
+    """
+
+    x_axis: Axis
+    y_axis: Axis
+    transfer: Tensor
+
+
+def optics(psf: Tensor, period: tuple[int, int], oversampling: int, *, contains_pixel: bool) -> Optics:
+    """A PSF, sampled every 1/`oversampling` pixel, for a transform of `period` pixels; float64."""
+    kx, ky = wavenumbers(period, oversampling)
+    transfer = psf_transform(psf, kx, ky, oversampling)
+    x_axis, y_axis = (
+        axis_of(k, modulus, oversampling=oversampling, contains_pixel=contains_pixel)
+        for k, modulus in ((kx, transfer[:1].abs()), (ky, transfer[:, :1].abs()))
+    )
+    if not contains_pixel:
+        transfer = transfer * pixel_transform(kx) * pixel_transform(ky)
+    return Optics(x_axis, y_axis, transfer)
+
+
+def to_pixels(plane: Tensor, shape: tuple[int, int], period: tuple[int, int], oversampling: int) -> Tensor:
+    """Image of `shape` (ny, nx) from a transform of `period`: fold, transform back and cut out the image."""
+    rows, columns = period
+    ny, nx = shape
+    # rows: taking every `oversampling`-th point adds the aliased wavenumbers; columns: transform, then take every one
+    folded = plane.unflatten(-2, (oversampling, rows)).sum(-3) * oversampling if oversampling > 1 else plane
+    by_row = torch.fft.ifft(folded, dim=-2)[..., :ny, :]
+    return torch.fft.irfft(by_row, n=columns * oversampling, dim=-1)[..., : nx * oversampling : oversampling]
+
+
 def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Tensor]:
     """`kx` (1, columns) and `ky` (rows, 1) of a real transform with `period` pixels, up to `oversampling` Nyquist
     frequencies.

@@ -14,32 +14,54 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.boxiness import Boxiness, boxiness
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
+from bayesprof.models.fourier_modes import FourierModes, fourier_modes
 from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.sersic import Sersic, sersic
+from bayesprof.models.shaped import Shaped, shaped
+from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
+from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
+from bayesprof.models.warp import Warp, warp
 
 __all__ = [
+    "Boxiness",
     "DeVaucouleurs",
     "Ellipticity",
     "Exponential",
     "FlatSky",
+    "FourierModes",
     "Gaussian",
+    "InnerTruncation",
+    "LogSpiral",
     "Moffat",
+    "OuterTruncation",
     "PlaneSky",
     "PointSource",
+    "PowerSpiral",
     "Sersic",
+    "Shaped",
+    "Warp",
+    "boxiness",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
+    "fourier_modes",
     "gaussian",
+    "inner_truncation",
+    "log_spiral",
     "moffat",
+    "outer_truncation",
     "plane_sky",
     "point_source",
+    "power_spiral",
     "sersic",
+    "shaped",
+    "warp",
 ]

@@ -26,6 +26,7 @@ CORE = (
     "transfer",
     "periodic",
     "pixels",
+    "surfaces",
     "rendering",
     "measurement",
     "likelihood",
