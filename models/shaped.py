@@ -91,7 +91,7 @@ def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
     profile : Component
         One with a radial profile: ``models.sersic(...)``, ``models.moffat(...)``.
     *shapes : ShapeComponent
-        ``models.boxiness()``, ``models.fourier_modes((1, 3))``, ``models.spiral()`` and others, applied in this order.
+        ``models.boxiness()``, ``models.fourier_modes((1, 3))``, ``models.log_spiral()`` and others, applied in this order.
 
     The sites are those of the profile, then those of each shape.
 
@@ -105,7 +105,7 @@ def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
     Examples
     --------
     >>> from bayesprof import models
-    >>> spiral = models.shaped(models.exponential(), models.spiral(), models.fourier_modes((2,)))
+    >>> spiral = models.shaped(models.exponential(), models.log_spiral(), models.fourier_modes((2,)))
     >>> bulge = models.shaped(models.sersic(n=4.0), models.boxiness())
     """
     if not isinstance(profile, Component):

@@ -232,6 +232,9 @@ COMPONENTS = {
     "de_vaucouleurs": models.de_vaucouleurs(**_priors("x", "y", "flux", "r_eff")),
     "gaussian": models.gaussian(**_priors("x", "y", "flux", "r_eff")),
     "moffat": models.moffat(**_priors("x", "y", "flux", "r_eff", "beta")),
+    "shaped": models.shaped(
+        models.exponential(**_priors("x", "y", "flux", "r_eff")), models.boxiness(), models.fourier_modes((3,))
+    ),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),

@@ -40,6 +40,30 @@ class Row:
         return self.function.__name__
 
 
+SHAPES = (
+    (models.boxiness, models.Boxiness),
+    (models.fourier_modes, models.FourierModes),
+    (models.outer_truncation, models.OuterTruncation),
+    (models.inner_truncation, models.InnerTruncation),
+    (models.log_spiral, models.LogSpiral),
+    (models.power_spiral, models.PowerSpiral),
+    (models.warp, models.Warp),
+)
+"""Shapes of components and of lights, which are tested with :mod:`test_shapes`."""
+
+
+def shaped(**values: Any) -> Any:
+    """An exponential with boxy contours, as a component of its own."""
+    boxiness = values.pop("boxiness", None)
+    return models.shaped(models.exponential(**values), models.boxiness(boxiness=boxiness))
+
+
+def shaped_light(*, boxiness: Any, **values: Any) -> models.Shaped:
+    return models.Shaped(models.Exponential(**values), [models.Boxiness(boxiness)])
+
+
+shaped_light.__name__ = "Shaped"
+
 CATALOGUE = [
     Row(models.sersic, models.Sersic, {**POSITION, "flux": 500.0, "r_eff": 3.0, "n": 1.7, "ellipticity": [0.2, 0.1]}),
     Row(models.exponential, models.Exponential, GALAXY),
@@ -48,6 +72,7 @@ CATALOGUE = [
     Row(
         models.moffat, models.Moffat, {**POSITION, "flux": 500.0, "r_eff": 3.0, "beta": 2.7, "ellipticity": [0.2, 0.1]}
     ),
+    Row(shaped, shaped_light, {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1], "boxiness": 0.3}),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
@@ -89,11 +114,11 @@ def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
 
 
 def test_catalogue_is_the_whole_of_models():
+    shapes, their_lights = ({shape.__name__ for shape in kind} for kind in zip(*SHAPES, strict=True))
     functions = {name for name in models.__all__ if name.islower()}
-    assert functions == {row.name for row in CATALOGUE}
-    assert {name for name in models.__all__ if not name.islower()} == {row.light.__name__ for row in CATALOGUE} | {
-        "Ellipticity"
-    }
+    assert functions == {row.name for row in CATALOGUE} | shapes
+    lights = {row.light.__name__ for row in CATALOGUE} | their_lights
+    assert {name for name in models.__all__ if not name.islower()} == lights | {"Ellipticity"}
 
 
 @by_name(CATALOGUE)

@@ -106,7 +106,9 @@ def test_light_from_beyond_the_edges_is_exact(where, n, seeing):
     large = Source(where[0] + 200, where[1] + 200, 6.0, n, 0.5, 0.8)
     whole = convolved(large, PSF, (SHAPE[0] + 400, SHAPE[1] + 400), period=648)
     expected = whole[200 : 200 + SHAPE[0], 200 : 200 + SHAPE[1]]
-    assert error(seeing(Brightness(light(source))), expected) < 1e-3
+    found = seeing(Brightness(light(source))).numpy()
+    # of so faint an image 1e-6 of the flux, as the light ends where the PSF brings in less than 1e-4 of it
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected) + 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -203,6 +205,4 @@ def test_centres_that_a_diverging_chain_brings_give_no_error(value, small):
 def test_scene_takes_a_surface_of_ones_own(simulated):
     image = simulated(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7))
     scene = bp.Scene(image, galaxy=lambda: surface(17.3, 11.8, 500.0, 3.0, 1.7))
-    profile = renderer_for(image)(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7))
-    assert error(scene.predict(), profile.numpy()) < 1e-4
-    assert np.isfinite(scene.predict()).all()
+    assert torch.equal(scene.predict(), renderer_for(image)(surface(17.3, 11.8, 500.0, 3.0, 1.7)))
