@@ -154,6 +154,24 @@ class Surface(Part, ABC):
         """
 
 
+class Lattice(Part):
+    """Light given by `values` (..., rows, columns), image units per pixel area, on a square lattice of `step` pixels
+    centred at (`x`, `y`); between the nodes it is a cubic B-spline surface (:mod:`bayesprof.lattices`).
+    """
+
+    def __init__(self, values: Tensor, x: Tensor, y: Tensor, step: float) -> None:
+        super().__init__()
+        self.values, self.x, self.y, self.step = values, x, y, float(step)
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Positions of the columns along x and of the rows along y, shape ``batch + (nodes,)``."""
+        rows, columns = (
+            torch.arange(size, dtype=self.values.dtype, device=self.values.device) - 0.5 * (size - 1)
+            for size in self.values.shape[-2:]
+        )
+        return self.x[..., None] + self.step * columns, self.y[..., None] + self.step * rows
+
+
 class Background(Part, ABC):
     """Light that varies slowly over the whole image."""
 

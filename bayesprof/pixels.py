@@ -34,8 +34,8 @@ def integrate_over_pixels(source: Profile | Surface, shape: tuple[int, int]) -> 
     """Image of `source`, each pixel the integral of its surface brightness over the pixel.
 
     Shape ``batch + shape``, image units per pixel. Relative error (L2) below 2e-5 for Sersic profiles with n up to 6,
-    q of 0.3 and above and r_eff of 0.5 pixels and above; below 2e-4 for surfaces with contours that aren't ellipses, and
-    below 3e-4 for boxy and disky ones with n of 4.
+    q of 0.3 and above and r_eff of 0.5 pixels and above. Below 2e-4 for surfaces whose contours aren't ellipses, and
+    below 3e-4 for boxy ones, and slightly disky ones, with n of 4.
     """
     ny, nx = shape
     pixel_x = torch.arange(nx, dtype=source.x.dtype, device=source.x.device)

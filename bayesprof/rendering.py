@@ -8,6 +8,9 @@ with F the transform of the source and P that of the PSF (:mod:`bayesprof.transf
 larger than the image, and the periodic copies of each profile are subtracted (:mod:`bayesprof.periodic`). With an
 oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels and are folded back.
 
+Light without a Fourier transform of its own is brought there from real space (:mod:`bayesprof.surfaces`), on a
+transform whose margin is as wide as the PSF reaches.
+
 Without a PSF the light is integrated over each pixel in real space (:mod:`bayesprof.pixels`).
 """
 
@@ -21,7 +24,8 @@ from torch import Tensor
 
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
-from bayesprof.light import Background, Light, Part, Pointlike, Profile, Surface
+from bayesprof.lattices import lattice_image
+from bayesprof.light import Background, Lattice, Light, Part, Pointlike, Profile, Surface
 from bayesprof.periodic import PeriodicCopies, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
 from bayesprof.surfaces import SurfaceConvolution, surface_convolution, surface_period
@@ -86,7 +90,7 @@ class Renderer:
         """
         parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
         sources = [part for part in parts if isinstance(part, Profile | Pointlike)]
-        surfaces = [part for part in parts if isinstance(part, Surface)]
+        surfaces = [part for part in parts if isinstance(part, Surface | Lattice)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]
@@ -102,7 +106,8 @@ class Renderer:
             image = image + self.surfaces(surfaces)
         elif surfaces:
             for surface in surfaces:
-                image = image + integrate_over_pixels(surface, self.shape)
+                in_pixels = lattice_image if isinstance(surface, Lattice) else integrate_over_pixels
+                image = image + in_pixels(surface, self.shape)
         for part in parts:
             if isinstance(part, Background):
                 image = image + part.brightness_at(x, y)

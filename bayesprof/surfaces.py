@@ -32,7 +32,8 @@ from scipy.special import erfc, jv
 from torch import Tensor
 
 from bayesprof.grid import fast_length, per_pixel
-from bayesprof.light import Surface
+from bayesprof.lattices import lattice_transform
+from bayesprof.light import Lattice, Surface
 from bayesprof.transfer import Axis, Optics, to_pixels
 
 _EDGE, _WIDTH, _REACH = 7.0, 1.9, 13  # W = erfc((r - edge) / width) / 2, and its rings end at `reach`; pixels
@@ -76,7 +77,7 @@ class Waves(NamedTuple):
 
 @dataclass(frozen=True)
 class SurfaceConvolution:
-    """Renders surfaces through a PSF.
+    """Renders surfaces and lattices through a PSF.
 
     `shape`: of the image; `period`: of the transform, pixels; `oversampling` and `optics`: of the PSF, on the
     wavenumbers of that transform. `discs`: the rings, inner ones first, with the plane waves of each along x and y.
@@ -92,12 +93,18 @@ class SurfaceConvolution:
     y_waves: tuple[Waves, ...]
     window: Tensor
 
-    def __call__(self, sources: list[Surface]) -> Tensor:
+    def __call__(self, sources: list[Surface | Lattice]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
         spectrum: Tensor | float = 0.0
         for source in sources:
-            spectrum = spectrum + self._spectrum(source)
+            spectrum = spectrum + (self._lattice(source) if isinstance(source, Lattice) else self._spectrum(source))
         return to_pixels(spectrum * self.optics.transfer, self.shape, self.period, self.oversampling)
+
+    def _lattice(self, source: Lattice) -> Tensor:
+        """Transform of a lattice, its nodes beyond the PSF's reach left out."""
+        x, y = source.nodes()
+        seen = self._taper(y, axis=0)[..., :, None] * self._taper(x, axis=1)[..., None, :]
+        return lattice_transform(source, source.values * seen, self.optics.x_axis, self.optics.y_axis)
 
     def _spectrum(self, source: Surface) -> Tensor:
         """Transform of the light of `source` that the image sees."""

@@ -14,12 +14,14 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.boxiness import Boxiness, boxiness
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.fourier_modes import FourierModes, fourier_modes
+from bayesprof.models.freeform import Freeform, freeform
 from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
@@ -31,12 +33,14 @@ from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_
 from bayesprof.models.warp import Warp, warp
 
 __all__ = [
+    "BasisImages",
     "Boxiness",
     "DeVaucouleurs",
     "Ellipticity",
     "Exponential",
     "FlatSky",
     "FourierModes",
+    "Freeform",
     "Gaussian",
     "InnerTruncation",
     "LogSpiral",
@@ -48,11 +52,13 @@ __all__ = [
     "Sersic",
     "Shaped",
     "Warp",
+    "basis_images",
     "boxiness",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
     "fourier_modes",
+    "freeform",
     "gaussian",
     "inner_truncation",
     "log_spiral",

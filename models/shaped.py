@@ -91,7 +91,8 @@ def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
     profile : Component
         One with a radial profile: ``models.sersic(...)``, ``models.moffat(...)``.
     *shapes : ShapeComponent
-        ``models.boxiness()``, ``models.fourier_modes((1, 3))``, ``models.log_spiral()`` and others, applied in this order.
+        ``models.boxiness()``, ``models.fourier_modes((1, 3))``, ``models.log_spiral()`` and others, applied in this
+        order.
 
     The sites are those of the profile, then those of each shape.
 

@@ -64,6 +64,28 @@ def shaped_light(*, boxiness: Any, **values: Any) -> models.Shaped:
 
 shaped_light.__name__ = "Shaped"
 
+NODES = [[1.0, 2.0, 0.5], [-0.3, 4.0, 1.5]]
+BASIS = np.random.default_rng(6).normal(1.0, 1.0, (2, 26, 33))
+
+
+def freeform(**values: Any) -> Any:
+    return models.freeform((2, 3), 4.0, x=16.0, y=12.0, **values)
+
+
+def freeform_light(*, values: Any) -> models.Freeform:
+    return models.Freeform(values, 16.0, 12.0, 4.0)
+
+
+def basis_images(**values: Any) -> Any:
+    return models.basis_images(BASIS, **values)
+
+
+def basis_images_light(*, weights: Any) -> models.BasisImages:
+    return models.BasisImages(weights, BASIS)
+
+
+freeform_light.__name__, basis_images_light.__name__ = "Freeform", "BasisImages"
+
 CATALOGUE = [
     Row(models.sersic, models.Sersic, {**POSITION, "flux": 500.0, "r_eff": 3.0, "n": 1.7, "ellipticity": [0.2, 0.1]}),
     Row(models.exponential, models.Exponential, GALAXY),
@@ -74,6 +96,8 @@ CATALOGUE = [
     ),
     Row(shaped, shaped_light, {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1], "boxiness": 0.3}),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
+    Row(freeform, freeform_light, {"values": NODES}),
+    Row(basis_images, basis_images_light, {"weights": [1.5, -0.4]}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
 ]
@@ -168,6 +192,16 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         in_plane = w / torch.sqrt(1 - size**2)[:, None]
         assert in_plane.std(dim=0).tolist() == pytest.approx([numbers[-1]] * 2, rel=0.02)
         assert in_plane.mean(dim=0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
+    elif formula.startswith("Matern 3/2"):
+        _, _, sd, length = numbers
+        covariance = prior.base_dist.covariance_matrix
+        scaled = math.sqrt(3) * 4.0 / length  # of neighbours
+        assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * 6, rel=1e-3)
+        assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=2e-3)
+    elif formula.startswith("Normal(0, sd)"):
+        assert type(prior.base_dist) is dist.Normal
+        assert prior.base_dist.loc.tolist() == [0.0, 0.0]
+        assert prior.base_dist.scale.tolist() == pytest.approx(numbers[1:3], rel=1e-2)
     elif formula.startswith("LogNormal(ln"):
         assert type(prior) is dist.LogNormal
         assert math.exp(prior.loc) == pytest.approx(numbers[0], rel=1e-3)
@@ -228,7 +262,7 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
             "r_eff": dist.LogNormal(1.0, 0.1),
             "n": dist.Uniform(0.5, 4.0),
         }
-        prior = priors.get(name, dist.Normal(value, 0.1) if name != "ellipticity" else None)
+        prior = priors.get(name) or dist.Normal(double(value), 0.1).to_event(double(value).ndim)
         assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
     held = row.function(**row.values).bind(image)
     assert [name for name in nodes_of(row.function(**row.values), image) if name not in ("q", "theta")] == []
@@ -242,7 +276,7 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
     "kind", [float, np.float32, torch.tensor, np.asarray], ids=["float", "numpy", "tensor", "array"]
 )
 def test_held_values_of_every_number_type_give_the_same_image(kind, row, image):
-    values = {name: value if name == "ellipticity" else kind(value) for name, value in row.values.items()}
+    values = {name: value if isinstance(value, list) else kind(value) for name, value in row.values.items()}
     bound = row.function(**values).bind(image)
     expected = renderer_for(image)(row.light(**row.values))
     torch.testing.assert_close(renderer_for(image)(bound()), expected, rtol=1e-6, atol=1e-5)
@@ -275,7 +309,7 @@ def test_units_are_stated_for_every_site(row, image):
     assert all("{" not in unit for unit in units.values())
     in_jansky = bp.Image(image.data.numpy() * u.Jy, sigma=0.5, psf=image.psf)
     bright = row.function().bind(in_jansky).units
-    name = "flux" if "flux" in row.values else "level"
+    name = next(name for name in ("flux", "level", "values", "weights") if name in row.values)
     assert bright[name] == "Jy"
 
 

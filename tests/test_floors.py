@@ -26,6 +26,7 @@ CORE = (
     "transfer",
     "periodic",
     "pixels",
+    "lattices",
     "surfaces",
     "rendering",
     "measurement",
