@@ -106,8 +106,10 @@ class Renderer:
             image = image + self.surfaces(surfaces)
         elif surfaces:
             for surface in surfaces:
-                in_pixels = lattice_image if isinstance(surface, Lattice) else integrate_over_pixels
-                image = image + in_pixels(surface, self.shape)
+                if isinstance(surface, Lattice):
+                    image = image + lattice_image(surface, self.shape)
+                else:
+                    image = image + integrate_over_pixels(surface, self.shape)
         for part in parts:
             if isinstance(part, Background):
                 image = image + part.brightness_at(x, y)

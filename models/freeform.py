@@ -97,7 +97,8 @@ def _default_of(rows: int, columns: int, step: float) -> Callable[[Measurement, 
             torch.zeros(rows * columns, dtype=image.dtype, device=image.device),
             scale_tril=number(sd, image) * _factor(rows, columns, length / step).to(image.data),
         )
-        reshaped = dist.TransformedDistribution(prior, [ReshapeTransform((rows * columns,), (rows, columns))])
+        rows_apart = ReshapeTransform(torch.Size([rows * columns]), torch.Size([rows, columns]))
+        reshaped = dist.TransformedDistribution(prior, [rows_apart])
         formula = f"Matern 3/2 process, standard deviation {sd:.4g} and length {length:g} pixels, about 0"
         return Default(reshaped, torch.zeros(rows, columns), formula)
 

@@ -193,7 +193,7 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         assert in_plane.std(dim=0).tolist() == pytest.approx([numbers[-1]] * 2, rel=0.02)
         assert in_plane.mean(dim=0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
     elif formula.startswith("Matern 3/2"):
-        _, _, sd, length = numbers
+        _, _, sd, length, _ = numbers
         covariance = prior.base_dist.covariance_matrix
         scaled = math.sqrt(3) * 4.0 / length  # of neighbours
         assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * 6, rel=1e-3)
