@@ -21,6 +21,10 @@ SHAPES = {
     "boxy": (models.boxiness(),),
     "modes 1 and 3": (models.fourier_modes((1, 3)),),
     "boxy, modes 1 and 3": (models.boxiness(), models.fourier_modes((1, 3))),
+    "truncated": (models.outer_truncation(),),
+    "log spiral, mode 2": (models.log_spiral(), models.fourier_modes((2,))),
+    "power spiral, mode 2": (models.power_spiral(), models.fourier_modes((2,))),
+    "warp, 3 knots": (models.warp((3.0, 8.0, 20.0)),),
 }
 
 

@@ -232,9 +232,6 @@ COMPONENTS = {
     "de_vaucouleurs": models.de_vaucouleurs(**_priors("x", "y", "flux", "r_eff")),
     "gaussian": models.gaussian(**_priors("x", "y", "flux", "r_eff")),
     "moffat": models.moffat(**_priors("x", "y", "flux", "r_eff", "beta")),
-    "shaped": models.shaped(
-        models.exponential(**_priors("x", "y", "flux", "r_eff")), models.boxiness(), models.fourier_modes((3,))
-    ),
     "freeform": models.freeform((3, 4), 4.0, x=11.5, y=9.5, values=dist.Normal(torch.zeros(3, 4), 2.0).to_event(2)),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
