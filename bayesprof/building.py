@@ -68,7 +68,7 @@ def component_of(name: str, given: Mapping[str, Any], modules: Path) -> Callable
         if parameters:
             raise ValueError(f"{place} {kind} draws its own parameters; remove {', '.join(parameters)}")
         return _imported(place, kind, modules)
-    catalogue = [entry for entry in models.__all__ if entry.islower() and entry != "describe"]
+    catalogue = _kinds()
     if kind not in catalogue:
         raise ValueError(
             f"{place} expected kind to be one of {', '.join(catalogue)}, or package.module:function, got {kind!r}"
@@ -80,6 +80,17 @@ def component_of(name: str, given: Mapping[str, Any], modules: Path) -> Callable
         raise ValueError(f"{place} {kind} has no parameter {unknown[0]!r}; it has {', '.join(takes)}")
     component: Callable[..., Any] = make(**{key: _source(f"{place} {key}", value) for key, value in parameters.items()})
     return component
+
+
+def _kinds() -> list[str]:
+    """Components that a table can make: those that take nothing but parameters, by keyword."""
+    signatures = {name: inspect.signature(getattr(models, name)) for name in models.__all__ if name.islower()}
+    return [
+        name
+        for name, signature in signatures.items()
+        if signature.return_annotation == "Component"
+        and all(parameter.kind is parameter.KEYWORD_ONLY for parameter in signature.parameters.values())
+    ]
 
 
 def _source(place: str, value: Any) -> Any:

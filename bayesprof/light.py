@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
+from dataclasses import is_dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -60,16 +61,7 @@ class Part(Light):
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Self:
         """This light with its parameters on another dtype or device."""
-        moved = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(dtype=dtype, device=device))
-            elif isinstance(value, Light):
-                parts = tuple(part.to(dtype, device) for part in value.parts if isinstance(part, Part))
-                setattr(moved, name, Light(parts))
-            elif isinstance(value, Ellipse):
-                setattr(moved, name, Ellipse(*(entry.to(dtype=dtype, device=device) for entry in value)))
-        return moved
+        return moved(self, dtype, device)
 
 
 class Pointlike(Part, ABC):
@@ -163,6 +155,54 @@ class Profile(Extended):
         return per_pixel(self.flux / (q * self.radius**2)) * self.brightness(radius_squared)
 
 
+class Surface(Part, ABC):
+    """Light of any shape about a centre, given by its surface brightness alone.
+
+    It may have a cusp at the centre and is smooth elsewhere: on the scale of a pixel at more than 9 pixels from the
+    centre, and on that of a tenth of the distance nearer to it.
+
+    Parameters
+    ----------
+    x, y : centre, pixels.
+    radius : the scale of the light, pixels, > 0; without a PSF, quadrature near the centre is adapted to it.
+
+    `ellipse`, for the same purpose: rough contours of the light.
+    """
+
+    nodes_per_pixel: ClassVar[int] = 2
+    """Nodes per axis of the integration over a pixel, away from the centre."""
+
+    def __init__(self, x: Any, y: Any, radius: Any, *, ellipse: Ellipse | None = None) -> None:
+        super().__init__()
+        self.x, self.y, self.radius = as_tensors(x, y, radius)
+        circle = Ellipse(torch.ones_like(self.radius), torch.zeros_like(self.radius), torch.ones_like(self.radius))
+        self.ellipse = circle if ellipse is None else ellipse
+
+    @abstractmethod
+    def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Surface brightness (image units per pixel area) at offsets `dx`, `dy` from the centre, whose last two axes
+        broadcast; shape ``batch + (rows, columns)``. Never asked for in the very centre.
+        """
+
+
+class Lattice(Part):
+    """Light given by `values` (..., rows, columns), image units per pixel area, on a square lattice of `step` pixels
+    centred at (`x`, `y`); between the nodes it is a cubic B-spline surface (:mod:`bayesprof.lattices`).
+    """
+
+    def __init__(self, values: Tensor, x: Tensor, y: Tensor, step: float) -> None:
+        super().__init__()
+        self.values, self.x, self.y, self.step = values, x, y, float(step)
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Positions of the columns along x and of the rows along y, shape ``batch + (nodes,)``."""
+        rows, columns = (
+            torch.arange(size, dtype=self.values.dtype, device=self.values.device) - 0.5 * (size - 1)
+            for size in self.values.shape[-2:]
+        )
+        return self.x[..., None] + self.step * columns, self.y[..., None] + self.step * rows
+
+
 class Background(Part, ABC):
     """Light that varies slowly over the whole image."""
 
@@ -180,6 +220,21 @@ def as_tensors(*values: Any) -> list[Tensor]:
         dtype = max((value.dtype for value in tensors), key=lambda kind: torch.finfo(kind).bits)
         device = max((value for value in tensors), key=lambda value: value.device.type != "cpu").device
     return [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
+
+
+def moved(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """A value with every floating tensor in it, however deep in lights, tuples and dataclasses, moved."""
+    if isinstance(value, Tensor):
+        return value.to(dtype=dtype, device=device) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        entries = (moved(entry, dtype, device) for entry in value)
+        return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
+    if isinstance(value, Light) or is_dataclass(value):
+        result = copy(value)
+        for name, entry in vars(value).items():
+            object.__setattr__(result, name, moved(entry, dtype, device))  # a dataclass may be frozen
+        return result
+    return value
 
 
 def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:

@@ -9,6 +9,9 @@ larger than the image, and the periodic copies of each profile are subtracted (:
 oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels and are folded back. The PSF may have
 parameters (:mod:`bayesprof.psf`): then P is computed anew for each of their values.
 
+Light without a Fourier transform of its own is brought there from real space (:mod:`bayesprof.surfaces`), on a
+transform whose margin is as wide as the PSF reaches.
+
 Without a PSF the light is integrated over each pixel in real space (:mod:`bayesprof.pixels`).
 """
 
@@ -22,18 +25,22 @@ from torch import Tensor
 
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
-from bayesprof.light import Background, Extended, Light, Part, Pointlike
+from bayesprof.lattices import lattice_image
+from bayesprof.light import Background, Extended, Lattice, Light, Part, Pointlike, Surface
 from bayesprof.periodic import DrawnBlur, PeriodicCopies, derivatives_on_nodes, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
 from bayesprof.psf import PSF
+from bayesprof.surfaces import SurfaceConvolution, surface_convolution, surface_period
 from bayesprof.transfer import (
     Axis,
     Moments,
-    axis_of,
+    Optics,
     moments_within,
+    optics,
     pixel_transform,
     psf_moments,
-    psf_transform,
+    psf_reach,
+    to_pixels,
     wavenumbers,
 )
 from bayesprof.wings import WingCopies, wing_copies
@@ -77,18 +84,7 @@ class Convolution:
                 copies = copies + self.copies(source, presence)
             else:
                 spectrum = spectrum + (along_y * amplitude) * along_x
-        return self._to_pixels(spectrum) - copies
-
-    def _to_pixels(self, spectrum: Tensor | float) -> Tensor:
-        """Multiply by the PSF's transform, fold, transform back and cut out the image."""
-        plane = spectrum * self.transfer
-        rows, columns = self.period
-        ny, nx = self.shape
-        step = self.oversampling
-        # rows: taking every `step`-th point adds the aliased wavenumbers; columns: transform, then take every `step`-th
-        folded = plane.unflatten(-2, (step, rows)).sum(-3) * step if step > 1 else plane
-        by_row = torch.fft.ifft(folded, dim=-2)[..., :ny, :]
-        return torch.fft.irfft(by_row, n=columns * step, dim=-1)[..., : nx * step : step]
+        return to_pixels(spectrum * self.transfer, self.shape, self.period, self.oversampling) - copies
 
 
 @dataclass(frozen=True)
@@ -129,12 +125,13 @@ class ModelConvolution:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders light onto the pixels of one image; `convolution` is None for an image without a PSF."""
+    """Renders light onto the pixels of one image; `convolution` and `surfaces` are None for an image without a PSF."""
 
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
     convolution: Convolution | ModelConvolution | None
+    surfaces: SurfaceConvolution | None
 
     def __call__(self, light: Light, psf: PSF | None = None) -> Tensor:
         """Image of `light`, shape ``batch + (ny, nx)``, in image units per pixel.
@@ -147,6 +144,7 @@ class Renderer:
             raise ValueError("a PSF is not a source; give it as Scene(image, psf=models.moffat_psf(), ...)")
         parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
         sources = [part for part in parts if isinstance(part, Extended | Pointlike)]
+        surfaces = [part for part in parts if isinstance(part, Surface | Lattice)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]
@@ -162,6 +160,15 @@ class Renderer:
                 if isinstance(source, Pointlike):
                     raise ValueError("a point source has no image without a PSF; give the Image or the Scene a psf=")
                 image = image + integrate_over_pixels(source, self.shape)
+        if surfaces and self.surfaces is not None:
+            seeing = self.surfaces if psf is None else self.surfaces.through(psf)
+            image = image + seeing(surfaces)
+        elif surfaces:
+            for surface in surfaces:
+                if isinstance(surface, Lattice):
+                    image = image + lattice_image(surface, self.shape)
+                else:
+                    image = image + integrate_over_pixels(surface, self.shape)
         for part in parts:
             if isinstance(part, Background):
                 image = image + part.brightness_at(x, y)
@@ -174,54 +181,45 @@ def renderer_for(image: Image, psf: PSF | None = None) -> Renderer:
     `psf`: one with parameters, in place of that of the image. Its kind, `oversampling`, `contains_pixel` and `reach`
     count; the values of its parameters don't.
     """
-    convolution: Convolution | ModelConvolution | None
+    convolution: Convolution | ModelConvolution | None = None
+    surfaces = None
     if psf is not None:
-        convolution = _model_convolution(image, psf)
-    else:
-        convolution = None if image.psf is None else _convolution(image, image.psf)
-    return Renderer(image.shape, image.dtype, image.device, convolution)
+        convolution, surfaces = _model_convolution(image, psf), _model_surfaces(image, psf)
+    elif image.psf is not None:
+        stamp = image.psf.to(device="cpu", dtype=torch.float64)
+        convolution, surfaces = _convolution(image, stamp), _surfaces(image, stamp)
+    return Renderer(image.shape, image.dtype, image.device, convolution, surfaces)
 
 
 def _convolution(image: Image, psf: Tensor) -> Convolution:
     step = image.psf_oversampling
     reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
     period = _period(image.shape, reach_y, reach_x)
-    kx, ky = wavenumbers(period, step)
-    psf = psf.to(device="cpu", dtype=torch.float64)
-    transfer = psf_transform(psf, kx, ky, step)
+    x_axis, y_axis, transfer = _optics(image, psf, period)
     moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
-    x_axis, y_axis = (
-        axis_of(k, modulus, oversampling=step, contains_pixel=image.psf_contains_pixel)
-        for k, modulus in ((kx, transfer[:1].abs()), (ky, transfer[:, :1].abs()))
-    )
-    if not image.psf_contains_pixel:
-        transfer = transfer * pixel_transform(kx) * pixel_transform(ky)
     return Convolution(
         shape=image.shape,
         period=period,
         oversampling=step,
-        x_axis=x_axis.to(image.device),
-        y_axis=y_axis.to(image.device),
-        transfer=transfer.to(dtype=image.dtype.to_complex(), device=image.device),
+        x_axis=x_axis,
+        y_axis=y_axis,
+        transfer=transfer,
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
     )
 
 
 def _model_convolution(image: Image, psf: PSF) -> ModelConvolution:
     period = _period(image.shape, psf.reach, psf.reach)
-    kx, ky = wavenumbers(period, psf.oversampling)
-    transfer = torch.ones(len(ky), kx.shape[-1], dtype=torch.float64)
-    if not psf.contains_pixel:
-        transfer = pixel_transform(kx) * pixel_transform(ky)
+    x_axis, y_axis, transfer = _pixel_optics(image, psf, period)
     at_origin = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
     dtype, device = image.dtype, image.device
     through_pixel = Convolution(
         shape=image.shape,
         period=period,
         oversampling=psf.oversampling,
-        x_axis=Axis(kx, kx[None], torch.ones_like(kx)[None]).to(device),
-        y_axis=Axis(ky, ky[None], torch.ones_like(ky)[None]).to(device),
-        transfer=transfer.to(dtype=dtype, device=device),
+        x_axis=x_axis,
+        y_axis=y_axis,
+        transfer=transfer.real,
         copies=periodic_copies(image.shape, period, at_origin, dtype=dtype, device=device),
     )
     d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(image.shape))
@@ -235,3 +233,33 @@ def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, in
         fast_length(max(math.ceil(_PADDING * ny), ny + reach_y), odd=True),
         fast_length(max(math.ceil(_PADDING * nx), nx + reach_x), odd=False),
     )
+
+
+def _surfaces(image: Image, psf: Tensor) -> SurfaceConvolution:
+    step = image.psf_oversampling
+    reach_y, reach_x = (math.ceil(psf_reach(psf.sum(1 - axis)) / step) for axis in (0, 1))
+    period = surface_period(image.shape, reach_y, reach_x)
+    return surface_convolution(image.shape, period, step, _optics(image, psf, period), dtype=image.dtype)
+
+
+def _model_surfaces(image: Image, psf: PSF) -> SurfaceConvolution:
+    period = surface_period(image.shape, psf.reach, psf.reach)
+    through_pixel = _pixel_optics(image, psf, period)
+    return surface_convolution(image.shape, period, psf.oversampling, through_pixel, dtype=image.dtype)
+
+
+def _optics(image: Image, psf: Tensor, period: tuple[int, int]) -> Optics:
+    """The PSF on the wavenumbers of a transform of `period`, on the dtype and device of `image`; axes in float64."""
+    found = optics(psf, period, image.psf_oversampling, contains_pixel=image.psf_contains_pixel)
+    transfer = found.transfer.to(dtype=image.dtype.to_complex(), device=image.device)
+    return Optics(found.x_axis.to(image.device), found.y_axis.to(image.device), transfer)
+
+
+def _pixel_optics(image: Image, psf: PSF, period: tuple[int, int]) -> Optics:
+    """What a PSF with parameters leaves to be constant: the integration over a pixel, where it doesn't contain one."""
+    kx, ky = wavenumbers(period, psf.oversampling)
+    transfer = torch.ones(len(ky), kx.shape[-1], dtype=torch.float64)
+    if not psf.contains_pixel:
+        transfer = pixel_transform(kx) * pixel_transform(ky)
+    x_axis, y_axis = (Axis(k, k[None], torch.ones_like(k)[None]).to(image.device) for k in (kx, ky))
+    return Optics(x_axis, y_axis, transfer.to(dtype=image.dtype.to_complex(), device=image.device))

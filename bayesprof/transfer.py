@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _FALLS = -1.0  # slope of the logarithm of the transform near the Nyquist frequency below which it counts as falling
+_UNSEEN = 1e-4  # of a PSF's light may lie farther out than its reach is taken to be
 _SMOOTH = 0.3  # largest deviation from a straight line, in that logarithm
 
 
@@ -38,6 +39,39 @@ class Axis(NamedTuple):
         return torch.complex((self.weights * torch.cos(angle)).sum(-3), -(self.weights * torch.sin(angle)).sum(-3))
 
 
+class Optics(NamedTuple):
+    """A PSF on the wavenumbers of one transform: `x_axis`, `y_axis`, and `transfer`, its own transform there, complex,
+    of shape (rows, columns).
+    """
+
+    x_axis: Axis
+    y_axis: Axis
+    transfer: Tensor
+
+
+def optics(psf: Tensor, period: tuple[int, int], oversampling: int, *, contains_pixel: bool) -> Optics:
+    """A PSF, sampled every 1/`oversampling` pixel, for a transform of `period` pixels; float64."""
+    kx, ky = wavenumbers(period, oversampling)
+    transfer = psf_transform(psf, kx, ky, oversampling)
+    x_axis, y_axis = (
+        axis_of(k, modulus, oversampling=oversampling, contains_pixel=contains_pixel)
+        for k, modulus in ((kx, transfer[:1].abs()), (ky, transfer[:, :1].abs()))
+    )
+    if not contains_pixel:
+        transfer = transfer * pixel_transform(kx) * pixel_transform(ky)
+    return Optics(x_axis, y_axis, transfer)
+
+
+def to_pixels(plane: Tensor, shape: tuple[int, int], period: tuple[int, int], oversampling: int) -> Tensor:
+    """Image of `shape` (ny, nx) from a transform of `period`: fold, transform back and cut out the image."""
+    rows, columns = period
+    ny, nx = shape
+    # rows: taking every `oversampling`-th point adds the aliased wavenumbers; columns: transform, then take every one
+    folded = plane.unflatten(-2, (oversampling, rows)).sum(-3) * oversampling if oversampling > 1 else plane
+    by_row = torch.fft.ifft(folded, dim=-2)[..., :ny, :]
+    return torch.fft.irfft(by_row, n=columns * oversampling, dim=-1)[..., : nx * oversampling : oversampling]
+
+
 def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Tensor]:
     """`kx` (1, columns) and `ky` (rows, 1) of a real transform with `period` pixels, up to `oversampling` Nyquist
     frequencies.
@@ -57,6 +91,17 @@ def psf_transform(psf: Tensor, kx: Tensor, ky: Tensor, oversampling: int) -> Ten
     by_row = torch.exp(-1j * ky * y[None, :])
     by_column = torch.exp(-1j * x[:, None] * kx)
     return by_row @ psf.to(torch.complex128) @ by_column
+
+
+def psf_reach(profile: Tensor) -> int:
+    """Samples from the middle of a PSF summed along one axis within which all but `_UNSEEN` of its light lies."""
+    light = profile.abs().cpu()
+    middle = (len(light) - 1) // 2
+    outwards = torch.zeros(middle + 2, dtype=light.dtype)
+    for side in (light[middle:], light[: middle + 1].flip(0)):
+        outwards[: len(side)] = torch.maximum(outwards[: len(side)], side)
+    beyond = 2 * outwards.flip(0).cumsum(0).flip(0)
+    return int((beyond > _UNSEEN * light.sum()).sum())
 
 
 class Moments(NamedTuple):

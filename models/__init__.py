@@ -15,7 +15,9 @@ names are the lights behind them, for use inside a component of one's own:
 """
 
 from bayesprof.models.airy_psf import AiryPSF, airy_psf
+from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
+from bayesprof.models.boxiness import Boxiness, boxiness
 from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
 from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
@@ -25,6 +27,8 @@ from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
+from bayesprof.models.fourier_modes import FourierModes, fourier_modes
+from bayesprof.models.freeform import Freeform, freeform
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
@@ -35,10 +39,16 @@ from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.sersic import Sersic, sersic
+from bayesprof.models.shaped import Shaped, shaped
+from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
+from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
+from bayesprof.models.warp import Warp, warp
 
 __all__ = [
     "AiryPSF",
+    "BasisImages",
     "BilinearSky",
+    "Boxiness",
     "BulgeDisk",
     "BulgeDiskBar",
     "DeVaucouleurs",
@@ -47,18 +57,28 @@ __all__ = [
     "Ellipticity",
     "Exponential",
     "FlatSky",
+    "FourierModes",
+    "Freeform",
     "GalaxyWithNucleus",
     "Gaussian",
     "GaussianPSF",
     "InclinedDisk",
+    "InnerTruncation",
+    "LogSpiral",
     "Moffat",
     "MoffatPSF",
+    "OuterTruncation",
     "PlaneSky",
     "PointSource",
     "PolynomialSky",
+    "PowerSpiral",
     "Sersic",
+    "Shaped",
+    "Warp",
     "airy_psf",
+    "basis_images",
     "bilinear_sky",
+    "boxiness",
     "bulge_disk",
     "bulge_disk_bar",
     "de_vaucouleurs",
@@ -67,14 +87,22 @@ __all__ = [
     "edge_on_disk",
     "exponential",
     "flat_sky",
+    "fourier_modes",
+    "freeform",
     "galaxy_with_nucleus",
     "gaussian",
     "gaussian_psf",
     "inclined_disk",
+    "inner_truncation",
+    "log_spiral",
     "moffat",
     "moffat_psf",
+    "outer_truncation",
     "plane_sky",
     "point_source",
     "polynomial_sky",
+    "power_spiral",
     "sersic",
+    "shaped",
+    "warp",
 ]

@@ -163,10 +163,14 @@ def component(
     TypeError, ValueError
         For a parameter that is neither a Pyro distribution nor a number or tensor, or out of its range.
     """
-    checked = {
-        name: _checked(kind, name, value, parameters[name]) for name, value in given.items() if value is not None
-    }
-    return Component(kind, light, parameters, checked, derived or {})
+    return Component(kind, light, parameters, checked(kind, parameters, given), derived or {})
+
+
+def checked(kind: str, parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for `parameters`, without None, each a Pyro distribution or a value in its range; raises as
+    :func:`component`.
+    """
+    return {name: _checked(kind, name, value, parameters[name]) for name, value in given.items() if value is not None}
 
 
 def is_prior(source: Any) -> bool:

@@ -2,7 +2,8 @@
 
 - `convolved`: with a Moffat PSF, in Fourier space over a period several times larger than the image, with the closed
   form of the Moffat transform, explicit aliases, and the light of the periodic copies taken off one by one.
-- `integrated`: without a PSF, by real-space quadrature over cells that shrink towards the centre.
+- `integrated`: without a PSF, by real-space quadrature over cells that shrink towards the centre; and `blurred`: the
+  same on cells finer than pixels, then through a PSF. Both for light of any shape.
 - `galsim_image`: GalSim with tightened accuracy parameters; None where it needs too large a transform.
 - `hankel_transform`: the transform of a Sersic profile by quadrature of its definition.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,15 +124,15 @@ def convolved(
     return image - source.light_beyond(5 * period / math.sqrt(math.pi * source.q)) / period**2
 
 
-def integrated(source: Source, shape: tuple[int, int]) -> np.ndarray:
-    """Image of a source integrated over pixels, without a PSF."""
+def integrated(source: Source | Contoured, shape: tuple[int, int], *, order: int = 16) -> np.ndarray:
+    """Image of a source integrated over pixels, without a PSF; `order` nodes along each side of a cell."""
     ny, nx = shape
     column, row = np.meshgrid(np.arange(nx), np.arange(ny))
     image = np.zeros(shape)
     # cells: middle (relative to the centre), size, and the pixel they belong to
     cx, cy, size = column.ravel() - source.x, row.ravel() - source.y, 1.0
     pixel = np.arange(nx * ny)
-    nodes, weights = np.polynomial.legendre.leggauss(16)
+    nodes, weights = np.polynomial.legendre.leggauss(order)
     square = 0.25 * np.outer(weights, weights)
     while len(pixel) and size > 1e-10:
         # Chebyshev distance of the nearest point, along the minor axis at worst a factor q farther in
@@ -148,6 +150,42 @@ def integrated(source: Source, shape: tuple[int, int]) -> np.ndarray:
         pixel = np.tile(pixel, 4)
         size *= 0.5
     return image
+
+
+@dataclass(frozen=True)
+class Contoured:
+    """Light about (x, y) of any surface brightness, a function of offsets; `q`: how thin it is at most."""
+
+    x: float
+    y: float
+    q: float
+    surface: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def brightness(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return self.surface(dx, dy)
+
+
+def blurred(
+    source: Contoured, psf: Moffat, shape: tuple[int, int], *, fine: int = 5, margin: int = 16, order: int = 6
+) -> np.ndarray:
+    """Image of light that ends within `margin` of the image, through the PSF and integrated over pixels.
+
+    It is integrated over cells of 1/`fine` pixel (odd), and the cell is taken out of their transform again.
+    """
+    ny, nx = (size + 2 * margin for size in shape)
+    cells = Contoured(
+        (source.x + margin + 0.5) * fine - 0.5,
+        (source.y + margin + 0.5) * fine - 0.5,
+        source.q,
+        lambda dx, dy: source.brightness(dx / fine, dy / fine) / fine**2,
+    )
+    spectrum = np.fft.rfft2(integrated(cells, (ny * fine, nx * fine), order=order))
+    ky, kx = 2 * np.pi * fine * np.fft.fftfreq(ny * fine)[:, None], 2 * np.pi * fine * np.fft.rfftfreq(nx * fine)[None]
+    for k in (kx, ky):
+        spectrum = spectrum * np.sinc(k / (2 * np.pi)) / np.sinc(k / (2 * np.pi * fine))
+    image = fine**2 * np.fft.irfft2(spectrum * psf.transform(np.hypot(kx, ky)), s=(ny * fine, nx * fine))
+    first = margin * fine + fine // 2
+    return image[first::fine, first::fine][: shape[0], : shape[1]]
 
 
 def galsim_image(

@@ -246,6 +246,7 @@ COMPONENTS = {
     "bulge_disk": models.bulge_disk(**_priors("x", "y", "flux", "disk_r_eff")),
     "bulge_disk_bar": models.bulge_disk_bar(**_priors("x", "y", "flux", "disk_r_eff")),
     "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_priors("x", "y", "flux", "r_eff", "n"))),
+    "freeform": models.freeform((3, 4), 4.0, x=11.5, y=9.5, values=dist.Normal(torch.zeros(3, 4), 2.0).to_event(2)),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),

@@ -49,6 +49,52 @@ def nucleated_sersic(*, nucleus_fraction: Any = None, **galaxy: Any) -> Any:
     return models.galaxy_with_nucleus(models.sersic(**galaxy), nucleus_fraction=nucleus_fraction)
 
 
+SHAPES = (
+    (models.boxiness, models.Boxiness),
+    (models.fourier_modes, models.FourierModes),
+    (models.outer_truncation, models.OuterTruncation),
+    (models.inner_truncation, models.InnerTruncation),
+    (models.log_spiral, models.LogSpiral),
+    (models.power_spiral, models.PowerSpiral),
+    (models.warp, models.Warp),
+)
+"""Shapes of components and of lights, which are tested with :mod:`test_shapes`."""
+
+
+def shaped(**values: Any) -> Any:
+    """An exponential with boxy contours, as a component of its own."""
+    boxiness = values.pop("boxiness", None)
+    return models.shaped(models.exponential(**values), models.boxiness(boxiness=boxiness))
+
+
+def shaped_light(*, boxiness: Any, **values: Any) -> models.Shaped:
+    return models.Shaped(models.Exponential(**values), [models.Boxiness(boxiness)])
+
+
+shaped_light.__name__ = "Shaped"
+
+NODES = [[1.0, 2.0, 0.5], [-0.3, 4.0, 1.5]]
+BASIS = np.random.default_rng(6).normal(1.0, 1.0, (2, 26, 33))
+
+
+def freeform(**values: Any) -> Any:
+    return models.freeform((2, 3), 4.0, x=16.0, y=12.0, **values)
+
+
+def freeform_light(*, values: Any) -> models.Freeform:
+    return models.Freeform(values, 16.0, 12.0, 4.0)
+
+
+def basis_images(**values: Any) -> Any:
+    return models.basis_images(BASIS, **values)
+
+
+def basis_images_light(*, weights: Any) -> models.BasisImages:
+    return models.BasisImages(weights, BASIS)
+
+
+freeform_light.__name__, basis_images_light.__name__ = "Freeform", "BasisImages"
+
 CATALOGUE = [
     Row(models.sersic, models.Sersic, {**POSITION, "flux": 500.0, "r_eff": 3.0, "n": 1.7, "ellipticity": [0.2, 0.1]}),
     Row(models.exponential, models.Exponential, GALAXY),
@@ -111,7 +157,10 @@ CATALOGUE = [
             "ellipticity": [0.2, 0.1],
         },
     ),
+    Row(shaped, shaped_light, {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1], "boxiness": 0.3}),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
+    Row(freeform, freeform_light, {"values": NODES}),
+    Row(basis_images, basis_images_light, {"weights": [1.5, -0.4]}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
     Row(models.bilinear_sky, models.BilinearSky, {"levels": [[2.5, 2.7, 3.0], [2.1, 2.2, 2.0], [2.4, 2.6, 2.5]]}),
@@ -157,8 +206,9 @@ def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
 def test_catalogue_is_the_whole_of_models():
     """But for the PSFs, whose contract is in test_psf_models.py."""
     names = {name for name in models.__all__ if not name.lower().endswith("psf")} - {"describe"}
-    assert {name for name in names if name.islower()} == {row.name for row in CATALOGUE}
-    lights = {row.light.__name__ for row in CATALOGUE}
+    shapes, their_lights = ({shape.__name__ for shape in kind} for kind in zip(*SHAPES, strict=True))
+    assert {name for name in names if name.islower()} == {row.name for row in CATALOGUE} | shapes
+    lights = {row.light.__name__ for row in CATALOGUE} | their_lights
     assert {name for name in names if not name.islower()} == lights | {"Ellipticity"}
 
 
@@ -211,6 +261,16 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         in_plane = w / torch.sqrt(1 - size**2)[:, None]
         assert in_plane.std(dim=0).tolist() == pytest.approx([numbers[-1]] * 2, rel=0.02)
         assert in_plane.mean(dim=0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
+    elif formula.startswith("Matern 3/2"):
+        _, _, sd, length, _ = numbers
+        covariance = prior.base_dist.covariance_matrix
+        scaled = math.sqrt(3) * 4.0 / length  # of neighbours
+        assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * 6, rel=1e-3)
+        assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=2e-3)
+    elif formula.startswith("Normal(0, sd)"):
+        assert type(prior.base_dist) is dist.Normal
+        assert prior.base_dist.loc.tolist() == [0.0, 0.0]
+        assert prior.base_dist.scale.tolist() == pytest.approx(numbers[1:3], rel=1e-2)
     elif formula.startswith("LogNormal(ln"):
         assert type(prior) is dist.LogNormal
         assert math.exp(prior.loc) == pytest.approx(numbers[0], rel=1e-3)
@@ -278,7 +338,7 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
             "n": dist.Uniform(0.5, 4.0),
         }
         is_vector = name.endswith("ellipticity")
-        normal = dist.Normal(double(value), 0.1).to_event()
+        normal = dist.Normal(double(value), 0.1).to_event(double(value).ndim)
         prior = models.Ellipticity(0.2) if is_vector else priors.get(name, normal)
         assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
     held = row.function(**row.values).bind(image)

@@ -28,6 +28,8 @@ CORE = (
     "psf",
     "wings",
     "pixels",
+    "lattices",
+    "surfaces",
     "rendering",
     "measurement",
     "seeing",
