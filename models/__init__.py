@@ -14,31 +14,40 @@ use inside a component of one's own:
 ...     return models.DeVaucouleurs(x, y, flux * b_t, 2.0) + disk
 """
 
+from bayesprof.models.core_sersic import CoreSersic, core_sersic
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.king import King, king
 from bayesprof.models.moffat import Moffat, moffat
+from bayesprof.models.nuker import Nuker, nuker
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.sersic import Sersic, sersic
 
 __all__ = [
+    "CoreSersic",
     "DeVaucouleurs",
     "Ellipticity",
     "Exponential",
     "FlatSky",
     "Gaussian",
+    "King",
     "Moffat",
+    "Nuker",
     "PlaneSky",
     "PointSource",
     "Sersic",
+    "core_sersic",
     "de_vaucouleurs",
     "exponential",
     "flat_sky",
     "gaussian",
+    "king",
     "moffat",
+    "nuker",
     "plane_sky",
     "point_source",
     "sersic",

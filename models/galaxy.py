@@ -71,7 +71,7 @@ def _theta(found: Measurement, image: Image) -> Default:
 
 POSITION = {"x": _position("x"), "y": _position("y")}
 FLUX = {"flux": Parameter("{flux}", "finite", math.isfinite, _flux)}
-_SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
+SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
 _COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
 _SHAPE = {
     "ellipticity": Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), _ellipticity, (_COMPONENTS,))
@@ -82,11 +82,44 @@ _AXIS_RATIO_AND_ANGLE = {
 }
 
 
-def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
-    """A component with the common parameters of galaxies and `extra` ones of its own."""
+def size(factor: float, quantity: str, log_sd: float = 1.0) -> Parameter:
+    """A radius whose default prior is log-normal about `factor` times the measured half-light radius."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        return log_normal(factor * found.r_eff, log_sd, image, quantity)
+
+    return Parameter("pixel", "> 0", _positive, default)
+
+
+def exponent(low: float, high: float, median: float, log_sd: float, *, unit: str = "") -> Parameter:
+    """A number between `low` and `high` whose default prior is log-normal about `median`."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        return log_normal(median, log_sd, image, "the same for every image")
+
+    return Parameter(unit, f"in [{low:g}, {high:g}]", lambda value: low <= value <= high, default)
+
+
+def affine_beta(low: float, high: float, a: float, b: float, start: float) -> Parameter:
+    """A number between `low` and `high` whose default prior is ``low + (high - low) Beta(a, b)``."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
+        return Default(prior, start, f"{low:g} + {high - low:g} Beta({a:g}, {b:g})")
+
+    return Parameter("", f"in [{low:g}, {high:g}]", lambda value: low <= value <= high, default)
+
+
+def elliptical(kind: str, light: Any, own: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component with a position, a shape and parameters of its own."""
     by_angle = given.get("q") is not None or given.get("theta") is not None
     if by_angle and given.get("ellipticity") is not None:
         raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
     shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
     kept = {name: value for name, value in given.items() if value is not None}
-    return component(kind, light, {**POSITION, **FLUX, **_SIZE, **extra, **shape}, **kept)
+    return component(kind, light, {**POSITION, **own, **shape}, **kept)
+
+
+def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component with the common parameters of galaxies and `extra` ones of its own."""
+    return elliptical(kind, light, {**FLUX, **SIZE, **extra}, **given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,30 @@ from bayesprof.models.sersic import sersic_b
 from bayesprof.rendering import renderer_for
 
 POSITION = {"x": 17.3, "y": 11.8}
+BRIGHT = {**POSITION, "flux": 500.0}
+ROUND = {"ellipticity": [0.2, 0.1]}
 GALAXY = {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1]}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One component: its function, its light, and a value for each parameter, in the order of its sites."""
+    """One component: its function, its light, and a value for each parameter, in the order of its sites; `constants`:
+    of those that are held by default.
+    """
 
     function: Callable[..., Any]
     light: Callable[..., Any]
     values: dict[str, Any]
+    constants: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.function.__name__
+
+    @property
+    def source(self) -> Any:
+        """The light of the values."""
+        return self.light(**self.values, **self.constants)
 
 
 CATALOGUE = [
@@ -48,11 +58,23 @@ CATALOGUE = [
     Row(
         models.moffat, models.Moffat, {**POSITION, "flux": 500.0, "r_eff": 3.0, "beta": 2.7, "ellipticity": [0.2, 0.1]}
     ),
+    Row(models.king, models.King, {**BRIGHT, "r_core": 2.0, "r_tidal": 14.0, "alpha": 1.8, **ROUND}),
+    Row(
+        models.nuker,
+        models.Nuker,
+        {**POSITION, "surface_brightness": 12.0, "r_break": 2.5, "alpha": 1.8, "beta": 2.4, "gamma": 0.3, **ROUND},
+        {"r_cut": 80.0},
+    ),
+    Row(
+        models.core_sersic,
+        models.CoreSersic,
+        {**BRIGHT, "r_eff": 5.0, "n": 2.2, "r_break": 1.6, "gamma": 0.2, "alpha": 3.0, **ROUND},
+    ),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
 ]
-GALAXIES = [row for row in CATALOGUE if "r_eff" in row.values]
+GALAXIES = [row for row in CATALOGUE if "ellipticity" in row.values]
 PRIORS = [(row, name) for row in CATALOGUE for name in row.values]
 PRIORS += [(row, name) for row in GALAXIES for name in ("q", "theta")]
 
@@ -108,7 +130,7 @@ def test_sites_are_the_parameters_in_their_order(row, image):
 @by_name(CATALOGUE)
 def test_image_and_gradient_are_finite_and_every_parameter_matters(row, image):
     values = {name: double(value).requires_grad_() for name, value in row.values.items()}
-    rendered = renderer_for(image)(row.light(**values))
+    rendered = renderer_for(image)(row.light(**values, **row.constants))
     assert rendered.shape == image.shape
     assert bool(rendered.isfinite().all())
     weights = torch.randn(image.shape, dtype=torch.float64)
@@ -205,11 +227,11 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
         }
         prior = priors.get(name, dist.Normal(value, 0.1) if name != "ellipticity" else None)
         assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
-    held = row.function(**row.values).bind(image)
-    assert [name for name in nodes_of(row.function(**row.values), image) if name not in ("q", "theta")] == []
-    torch.testing.assert_close(
-        renderer_for(image)(held()), renderer_for(image)(row.light(**row.values)), rtol=1e-12, atol=1e-12
-    )
+    held = row.function(**row.values, **row.constants).bind(image)
+    assert [
+        name for name in nodes_of(row.function(**row.values, **row.constants), image) if name not in ("q", "theta")
+    ] == []
+    torch.testing.assert_close(renderer_for(image)(held()), renderer_for(image)(row.source), rtol=1e-12, atol=1e-12)
 
 
 @by_name(CATALOGUE)
@@ -218,18 +240,18 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
 )
 def test_held_values_of_every_number_type_give_the_same_image(kind, row, image):
     values = {name: value if name == "ellipticity" else kind(value) for name, value in row.values.items()}
-    bound = row.function(**values).bind(image)
-    expected = renderer_for(image)(row.light(**row.values))
+    bound = row.function(**values, **row.constants).bind(image)
+    expected = renderer_for(image)(row.source)
     torch.testing.assert_close(renderer_for(image)(bound()), expected, rtol=1e-6, atol=1e-5)
 
 
 @by_name(GALAXIES)
 def test_axis_ratio_and_angle_may_stand_in_for_ellipticity(row, image):
-    held = {name: value for name, value in row.values.items() if name != "ellipticity"}
+    held = {name: value for name, value in row.values.items() if name != "ellipticity"} | row.constants
     size, theta = math.hypot(0.2, 0.1), 0.5 * math.atan2(0.1, 0.2)
     q = (1 - size) / (1 + size)
     by_angle = renderer_for(image)(row.function(**held, q=q, theta=theta).bind(image)())
-    torch.testing.assert_close(by_angle, renderer_for(image)(row.light(**row.values)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_angle, renderer_for(image)(row.source), rtol=1e-9, atol=1e-9)
     assert {"q", "theta"} <= set(nodes_of(row.function(q=dist.Uniform(0.2, 1.0)), image))
     assert "ellipticity" not in nodes_of(row.function(q=dist.Uniform(0.2, 1.0)), image)
     assert "theta" in nodes_of(row.function(q=0.5), image)
@@ -237,9 +259,11 @@ def test_axis_ratio_and_angle_may_stand_in_for_ellipticity(row, image):
 
 @by_name(GALAXIES)
 def test_quantities_are_converted(row, image):
-    held = {name: value for name, value in row.values.items() if name != "ellipticity"}
+    held = {name: value for name, value in row.values.items() if name != "ellipticity"} | row.constants
     plain = row.function(**held, q=0.5, theta=math.radians(30.0)).bind(image)
-    quantities = row.function(**{**held, "r_eff": 3.0 * u.pix}, q=0.5, theta=30 * u.deg).bind(image)
+    units = row.function().bind(image).units
+    sizes = {name: value * u.pix for name, value in held.items() if units[name] == "pixel"}
+    quantities = row.function(**{**held, **sizes}, q=0.5, theta=30 * u.deg).bind(image)
     torch.testing.assert_close(renderer_for(image)(quantities()), renderer_for(image)(plain()), rtol=1e-12, atol=1e-12)
 
 
@@ -250,7 +274,7 @@ def test_units_are_stated_for_every_site(row, image):
     assert all("{" not in unit for unit in units.values())
     in_jansky = bp.Image(image.data.numpy() * u.Jy, sigma=0.5, psf=image.psf)
     bright = row.function().bind(in_jansky).units
-    name = "flux" if "flux" in row.values else "level"
+    name = next(name for name in ("flux", "surface_brightness", "level") if name in row.values)
     assert bright[name] == "Jy"
 
 
@@ -345,7 +369,7 @@ def test_skies_follow_their_formulas(image):
 def test_fit_recovers_what_was_simulated(rows, simulated):
     chosen = [row for row in CATALOGUE if row.name in rows]
     held = {"sky": models.flat_sky(level=0.0)} if len(rows) == 1 else {}
-    image = simulated(sum(row.light(**row.values) for row in chosen), sigma=0.3)
+    image = simulated(sum(row.source for row in chosen), sigma=0.3)
     fit = inference.lm(bp.Scene(image, **held, **{row.name: row.function() for row in chosen}))
     assert fit.converged, fit.message
     assert fit.chi2 == pytest.approx(fit.dof, abs=4 * math.sqrt(2 * fit.dof))
