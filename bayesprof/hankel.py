@@ -14,7 +14,7 @@ by the trapezoid rule on a finer grid. Where ``J0`` oscillates much faster than 
 orthogonal, so that wavenumbers have no upper limit.
 
 A second linear map takes the transforms on the nodes of a mesh in wavenumber to the coefficients of cubic splines.
-The two are composed: one matrix, from the brightness on 150 or 260 nodes to the coefficients of splines, which
+The two are composed: one matrix, from the brightness on 190 to 340 nodes to the coefficients of splines, which
 :func:`bayesprof.lookup.interpolate` looks up. Its error is below 1e-6 of the total light (a test says so), for edges
 ``(1 - x)^a`` with a >= 0 and cusps ``x^-g`` with g <= 1 as for anything smooth.
 """
@@ -22,6 +22,7 @@ The two are composed: one matrix, from the brightness on 150 or 260 nodes to the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -31,18 +32,22 @@ from scipy.linalg import solve_banded
 from scipy.special import erfc, j0
 from torch import Tensor
 
-_STEP = 0.2  # between nodes, in u
-_WIDTH = 4.0  # w: of the Gaussian in a cardinal function, in steps
-_REACH = 24  # steps after which a cardinal function is over
+_STEP = 0.16  # between nodes, in u
+_WIDTH = 5.0  # w: of the Gaussian in a cardinal function, in steps
+_REACH = 30  # steps after which a cardinal function is over
 _FINE = 8  # points of the trapezoid rule per step
-# Phase per unit of u at which J0 is faded out. Cardinal functions hold less than pi / _STEP = 16, and a little more
-# for the Gaussian; the trapezoid rule could follow up to 250.
+# Phase per unit of u at which J0 is faded out. Cardinal functions hold less than pi / _STEP = 20, and a little more
+# for the Gaussian; the trapezoid rule could follow up to 300.
 _FASTEST, _FADING = 100.0, 10.0
-_CENTRE = -20.0  # u of the innermost node: x = 2e-9
-_NEAR = 10.0  # |u| of the nodes next to x = 1, which are 5e-5 from it
+# Nodes at the ends, in steps.
+_CENTRE = -125  # x = 2e-9
+_NEAR = 62  # |x - 1| = 5e-5
+_FAR, _AROUND = 88, 25  # x = 1e6 and 55
 
 # powers of the position inside an interval, lowest first, of the four B-splines that cover it
 _B_SPLINE = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6
+
+_Place = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Mesh:
 class HankelMap:
     """From the brightness of a profile to its transform.
 
-    `radii` (nodes,): where to evaluate the profile; `light` (nodes,): weights of its total light; `splines` (intervals +
-    3, nodes): to the coefficients of uniform cubic B-splines over the `mesh`; `powers` (4, 4): from four of those to the
-    powers of a cubic. Always float64.
+    `radii` (nodes,): where to evaluate the profile; `light` (nodes,): weights of its total light; `splines` (intervals
+    + 3, nodes): to the coefficients of uniform cubic B-splines over the `mesh`; `powers` (4, 4): from four of those to
+    the powers of a cubic. Always float64.
     """
 
     radii: Tensor
@@ -106,20 +111,20 @@ class HankelMap:
 @lru_cache
 def map_with_an_edge() -> HankelMap:
     """For profiles that end at ``x = 1``."""
-    return _hankel_map(Mesh(2.0, 32.0, 5e3, 1408), [(_inside, _CENTRE, _NEAR, _NEAR)])
+    return _hankel_map(Mesh(2.0, 32.0, 5e3, 1408), [(_inside, _CENTRE, _NEAR)])
 
 
 @lru_cache
 def map_with_a_break() -> HankelMap:
     """For profiles that change at ``x = 1``, however sharply, and reach to ``x`` of 1e5."""
-    parts = [(_inside, _CENTRE, _NEAR, _NEAR), (_outside, -_NEAR, 14.0, -_NEAR)]
+    parts = [(_inside, _CENTRE, _NEAR), (_outside, -_NEAR, _FAR)]
     return _hankel_map(Mesh(1e-5, 0.0, 1e4, 768), parts)
 
 
 @lru_cache
 def map_with_a_ring() -> HankelMap:
     """For profiles that are brightest near ``x = 1`` and end before ``x`` of 50."""
-    parts = [(_inside, _CENTRE, _NEAR, _NEAR), (_outside, -_NEAR, 4.0, -_NEAR)]
+    parts = [(_inside, _CENTRE, _NEAR), (_outside, -_NEAR, _AROUND)]
     return _hankel_map(Mesh(0.5, 64.0, 1e3, 1408), parts)
 
 
@@ -134,18 +139,19 @@ def _outside(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 + np.exp(u), np.exp(u)
 
 
-def _hankel_map(mesh: Mesh, parts: list) -> HankelMap:
+def _hankel_map(mesh: Mesh, parts: Sequence[tuple[_Place, int, int]]) -> HankelMap:
     radii, transforms = zip(*(_transforms(mesh.wavenumbers(), *part) for part in parts), strict=True)
     matrix = np.concatenate(transforms, axis=1)
     splines = _b_spline_coefficients(matrix)
-    arrays = (np.concatenate(radii), matrix[0].copy(), splines, _B_SPLINE)
-    return HankelMap(*(torch.from_numpy(array) for array in arrays), mesh)
+    arrays = (np.concatenate(radii), matrix[0].copy(), splines, _B_SPLINE.copy())
+    x, light, coefficients, powers = (torch.from_numpy(array) for array in arrays)
+    return HankelMap(x, light, coefficients, powers, mesh)
 
 
-def _transforms(kappa: np.ndarray, place, low: float, high: float, near: float) -> tuple[np.ndarray, np.ndarray]:
+def _transforms(kappa: np.ndarray, place: _Place, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes of one part of a profile, and the transforms of their cardinal functions, shape (wavenumbers, nodes)."""
-    nodes = np.linspace(low, high, round((high - low) / _STEP) + 1)
-    fine = np.linspace(low - _REACH * _STEP, high + _REACH * _STEP, _FINE * (len(nodes) - 1 + 2 * _REACH) + 1)
+    nodes = _STEP * np.arange(first, last + 1)
+    fine = _STEP / _FINE * np.arange(_FINE * (first - _REACH), _FINE * (last + _REACH) + 1)
     steps = (fine[:, None] - nodes) / _STEP
     cardinal = np.sinc(steps) * np.exp(-0.5 * (steps / _WIDTH) ** 2)
     x, slope = place(fine)
@@ -156,8 +162,8 @@ def _transforms(kappa: np.ndarray, place, low: float, high: float, near: float) 
     transforms = bessel @ ((2 * np.pi * x * slope * _STEP / _FINE)[:, None] * cardinal)
     # what lies between the last node and x = 1, where the profile hardly changes any more: the rest of a geometric sum
     x, slope = place(nodes)
-    last = int(np.argmin(np.abs(nodes - near)))
-    transforms[:, last] += 2 * np.pi * slope[last] * _STEP / np.expm1(_STEP) * j0(kappa)
+    nearest = np.argmin(np.abs(x - 1))
+    transforms[:, nearest] += 2 * np.pi * slope[nearest] * _STEP / np.expm1(_STEP) * j0(kappa)
     return x, transforms
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from bayesprof.hankel import map_with_a_break
 from bayesprof.light import as_tensors
@@ -76,8 +77,8 @@ class CoreSersic(RadialProfile):
         radius: Tensor, scale: Tensor, n: Tensor, gamma: Tensor, alpha: Tensor
     ) -> Tensor:
         log_radius = torch.log(radius)
-        log_outer = torch.logaddexp(alpha * log_radius, torch.zeros_like(radius)) / alpha
-        return torch.exp(gamma * (log_outer - log_radius) - scale * torch.expm1(log_outer / n))
+        log_outer = softplus(alpha * log_radius, threshold=40.0) / alpha
+        return gamma * (log_outer - log_radius) - scale * torch.expm1(log_outer / n)
 
 
 def core_sersic(

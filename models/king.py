@@ -8,6 +8,7 @@ Elson (1999, in Globular Clusters, 209) and Peng et al. (2010, AJ 139, 2097, sec
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class King(RadialProfile):
         log_u = torch.log1p((concentration * torch.where(inside, radius, 0.5)) ** 2)
         # u^alpha (1 - u_t / u)^alpha; u_t / u by expm1, which keeps its digits next to the edge
         above_edge = -torch.expm1((log_u - torch.log1p(concentration**2)) / alpha)
-        return torch.where(inside, torch.exp(alpha * torch.log(above_edge) - log_u), 0.0)
+        return torch.where(inside, alpha * torch.log(above_edge) - log_u, -math.inf)
 
 
 def king(

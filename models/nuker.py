@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from bayesprof.hankel import map_with_a_break
 from bayesprof.image import Image
@@ -86,8 +87,8 @@ class Nuker(RadialProfile):
         radius: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, break_over_cut: Tensor
     ) -> Tensor:
         log_radius = torch.log(radius)
-        bend = torch.logaddexp(alpha * log_radius, torch.zeros_like(radius)) - math.log(2)
-        return torch.exp(-gamma * log_radius - (beta - gamma) / alpha * bend - (radius * break_over_cut) ** 4)
+        bend = softplus(alpha * log_radius, threshold=40.0) - math.log(2)
+        return -gamma * log_radius - (beta - gamma) / alpha * bend - (radius * break_over_cut) ** 4
 
 
 def nuker(

@@ -70,6 +70,20 @@ CATALOGUE = [
         models.CoreSersic,
         {**BRIGHT, "r_eff": 5.0, "n": 2.2, "r_break": 1.6, "gamma": 0.2, "alpha": 3.0, **ROUND},
     ),
+    Row(models.ferrer, models.Ferrer, {**BRIGHT, "r_out": 9.0, "alpha": 1.4, "beta": 0.3, **ROUND}),
+    Row(
+        models.broken_exponential,
+        models.BrokenExponential,
+        {**BRIGHT, "h_inner": 4.0, "h_outer": 1.6, "r_break": 6.0, "alpha": 1.1, **ROUND},
+    ),
+    Row(models.spergel, models.Spergel, {**BRIGHT, "r_eff": 3.0, "nu": 0.2, **ROUND}),
+    Row(models.gaussian_ring, models.GaussianRing, {**BRIGHT, "r_ring": 5.0, "width": 1.2, **ROUND}),
+    Row(
+        models.multi_gaussian,
+        models.MultiGaussian,
+        {**POSITION, "fluxes": [40.0, 90.0, 160.0, 120.0, 60.0, 30.0], **ROUND},
+        {"sigmas": [0.5, 0.9, 1.6, 2.8, 5.0, 9.0]},
+    ),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(models.flat_sky, models.FlatSky, {"level": 2.5}),
     Row(models.plane_sky, models.PlaneSky, {"level": 2.5, "slope_x": 0.03, "slope_y": -0.02}),
@@ -157,6 +171,7 @@ def test_default_priors_are_proper_and_draw_inside_their_support(row, image, dty
 @pytest.mark.parametrize(("row", "name"), PRIORS, ids=[f"{row.name}.{name}" for row, name in PRIORS])
 def test_default_prior_is_the_one_its_formula_states(row, name, image):
     prior, formula = prior_of(row, name, image)
+    prior = getattr(prior, "base_dist", prior) if name != "ellipticity" else prior  # of each entry
     numbers = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", formula)]
     if name == "ellipticity":
         assert "isotropic" in formula
@@ -167,8 +182,8 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         assert in_plane.mean(dim=0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
     elif formula.startswith("LogNormal(ln"):
         assert type(prior) is dist.LogNormal
-        assert math.exp(prior.loc) == pytest.approx(numbers[0], rel=1e-3)
-        assert prior.scale.item() == pytest.approx(numbers[1], rel=1e-3)
+        np.testing.assert_allclose(prior.loc.exp(), numbers[0], rtol=1e-3)
+        np.testing.assert_allclose(prior.scale, numbers[1], rtol=1e-3)
     elif formula.startswith("Normal("):
         assert type(prior) is dist.Normal
         assert prior.loc.item() == pytest.approx(numbers[0], rel=1e-3, abs=1e-12)
@@ -225,7 +240,7 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
             "r_eff": dist.LogNormal(1.0, 0.1),
             "n": dist.Uniform(0.5, 4.0),
         }
-        prior = priors.get(name, dist.Normal(value, 0.1) if name != "ellipticity" else None)
+        prior = priors.get(name, dist.Normal(double(value), 0.1).to_event(double(value).ndim))
         assert nodes_of(row.function(**{name: prior}), image)[name]["fn"] is prior
     held = row.function(**row.values, **row.constants).bind(image)
     assert [
@@ -239,7 +254,7 @@ def test_every_parameter_may_be_held_or_given_a_prior(row, image):
     "kind", [float, np.float32, torch.tensor, np.asarray], ids=["float", "numpy", "tensor", "array"]
 )
 def test_held_values_of_every_number_type_give_the_same_image(kind, row, image):
-    values = {name: value if name == "ellipticity" else kind(value) for name, value in row.values.items()}
+    values = {name: value if isinstance(value, list) else kind(value) for name, value in row.values.items()}
     bound = row.function(**values, **row.constants).bind(image)
     expected = renderer_for(image)(row.source)
     torch.testing.assert_close(renderer_for(image)(bound()), expected, rtol=1e-6, atol=1e-5)
@@ -274,7 +289,7 @@ def test_units_are_stated_for_every_site(row, image):
     assert all("{" not in unit for unit in units.values())
     in_jansky = bp.Image(image.data.numpy() * u.Jy, sigma=0.5, psf=image.psf)
     bright = row.function().bind(in_jansky).units
-    name = next(name for name in ("flux", "surface_brightness", "level") if name in row.values)
+    name = next(name for name in ("flux", "fluxes", "surface_brightness", "level") if name in row.values)
     assert bright[name] == "Jy"
 
 
@@ -430,6 +445,26 @@ MALFORMED = [
         ValueError,
         ("(..., 2)",),
         "(e1, e2)",
+    ),
+    Case("beta of Ferrer", lambda: models.ferrer(beta=2.0), ValueError, ("beta in [-2, 1.9]", "2.0"), "correct"),
+    Case("cusp", lambda: models.nuker(gamma=1.6), ValueError, ("gamma in [0, 1.4]", "1.6"), "correct"),
+    Case("nu", lambda: models.spergel(nu=-0.9), ValueError, ("nu in [-0.7, 4]", "-0.9"), "correct"),
+    Case("tidal radius", lambda: models.king(r_tidal=0.0), ValueError, ("r_tidal > 0", "0.0"), "correct"),
+    Case("no Gaussians", lambda: models.multi_gaussian(count=0), ValueError, ("count", "0"), "how many"),
+    Case("widths", lambda: models.multi_gaussian(sigmas=[1.0, 2.0]), ValueError, ("sigmas", "(6,)", "(2,)"), "array"),
+    Case(
+        "negative width",
+        lambda: models.multi_gaussian(count=2, sigmas=[1.0, -2.0]),
+        ValueError,
+        ("sigmas > 0 each",),
+        "correct",
+    ),
+    Case(
+        "fluxes and widths",
+        lambda: models.MultiGaussian(1.0, 2.0, [1.0, 2.0], [1.0, 2.0, 3.0]),
+        ValueError,
+        ("(2,)", "(3,)"),
+        "one of each",
     ),
     Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
     Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),
