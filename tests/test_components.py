@@ -171,7 +171,7 @@ def test_default_priors_are_proper_and_draw_inside_their_support(row, image, dty
 @pytest.mark.parametrize(("row", "name"), PRIORS, ids=[f"{row.name}.{name}" for row, name in PRIORS])
 def test_default_prior_is_the_one_its_formula_states(row, name, image):
     prior, formula = prior_of(row, name, image)
-    prior = getattr(prior, "base_dist", prior) if name != "ellipticity" else prior  # of each entry
+    prior = prior.base_dist if isinstance(prior, dist.Independent) else prior  # of each entry
     numbers = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", formula)]
     if name == "ellipticity":
         assert "isotropic" in formula
