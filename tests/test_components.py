@@ -379,13 +379,27 @@ def test_skies_follow_their_formulas(image):
 
 
 @pytest.mark.parametrize(
-    "rows", [("sersic", "flat_sky"), ("exponential", "plane_sky"), ("de_vaucouleurs",), ("point_source",)]
+    "rows",
+    [
+        ("sersic", "flat_sky"),
+        ("exponential", "plane_sky"),
+        ("de_vaucouleurs",),
+        ("point_source",),
+        ("king",),
+        ("ferrer",),
+        ("nuker",),
+        ("core_sersic",),
+        ("broken_exponential",),
+        ("spergel",),
+        ("gaussian_ring",),
+        ("multi_gaussian",),
+    ],
 )
 def test_fit_recovers_what_was_simulated(rows, simulated):
     chosen = [row for row in CATALOGUE if row.name in rows]
     held = {"sky": models.flat_sky(level=0.0)} if len(rows) == 1 else {}
     image = simulated(sum(row.source for row in chosen), sigma=0.3)
-    fit = inference.lm(bp.Scene(image, **held, **{row.name: row.function() for row in chosen}))
+    fit = inference.lm(bp.Scene(image, **held, **{row.name: row.function(**row.constants) for row in chosen}))
     assert fit.converged, fit.message
     assert fit.chi2 == pytest.approx(fit.dof, abs=4 * math.sqrt(2 * fit.dof))
     for row in chosen:
