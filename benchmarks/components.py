@@ -4,7 +4,7 @@
 
 One component with its default priors on a simulated image of 121x121 pixels with a Moffat PSF, float64, one thread, one
 chain: the captured graph of value and gradient, as the samplers use it. The components take turns, and the time of
-each is the tenth percentile, over its repeats, of the thread's processor time: what else the machine does counts little.
+each is the tenth percentile, over its repeats, of the thread's processor time, in which other work counts less.
 """
 
 from __future__ import annotations
