@@ -15,8 +15,8 @@ orthogonal, so that wavenumbers have no upper limit.
 
 A second linear map takes the transforms on the nodes of a mesh in wavenumber to the coefficients of cubic splines.
 The two are composed: one matrix, from the brightness on 190 to 340 nodes to the coefficients of splines, which
-:func:`bayesprof.lookup.interpolate` looks up. Its error is below 1e-6 of the total light (a test says so), for edges
-``(1 - x)^a`` with a >= 0 and cusps ``x^-g`` with g <= 1 as for anything smooth.
+:func:`bayesprof.lookup.interpolate` looks up. The tests hold its error below 1e-5 of the total light, for edges ``(1 -
+x)^a`` with a >= 0.5 and cusps ``x^-g`` with g <= 0.9 as for anything smooth.
 """
 
 from __future__ import annotations
