@@ -1,16 +1,17 @@
-"""Functions of two variables looked up in a table, exact to second order in what they are differentiated by.
+"""Functions looked up in a table, exact to second order in what they are differentiated by.
 
-The table holds, for a function ``F(t, p)``, cubic-spline coefficients in ``t`` on uniform intervals, each of them a
-Chebyshev series in ``p``. Differentiating through the gather would scatter gradients back into the table, which is
-slow in every backend. So the derivatives are looked up as well, at detached arguments, and the value is returned as
-the Taylor polynomial about them: its value, its gradient and its second derivatives are those of the tabulated
-function.
+The table holds, for a function ``F(t, p)``, cubic-spline coefficients in ``t`` on uniform intervals: each of them a
+Chebyshev series in one parameter ``p``, or made anew for each value of some parameters. Differentiating through the
+gather would scatter gradients back into the table, which is slow in every backend. So the derivatives are looked up as
+well, at detached arguments, and the value is returned as the Taylor polynomial about them: its value, its gradient and
+its second derivatives are those of the tabulated function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,34 +67,65 @@ def tabulate(
     return Table(coefficients, t_max, p_low, p_high, low, high)
 
 
+class Cubics(NamedTuple):
+    """A function ``F(t, p)`` at one ``p``, and its derivatives in the parameters ``p``, as cubics in ``t``.
+
+    Each is a tensor of shape ``batch + (4, intervals)``, powers of the position inside the interval, lowest first.
+    `value` : of ``F``; `first` : of its derivative in each parameter; `second` : of the derivative of that in the
+    parameters up to itself.
+    """
+
+    value: Tensor
+    first: Sequence[Tensor]
+    second: Sequence[Sequence[Tensor]]
+
+
 def look_up(table: Table, t: Tensor, p: Tensor) -> Tensor:
     """``F(t, p)`` for `t` >= 0 of shape ``batch + (rows, columns)`` and `p` of shape ``batch``.
 
     Outside the table ``t`` and ``p`` are held at its edge. Exact in first and second derivatives with respect to both.
     """
     p = p.clamp(table.p_low, table.p_high)
-    t0, p0 = t.detach(), p.detach()
-    last = table.coefficients.shape[-1]
-    position = (t0 * (1 / table.step)).clamp(max=last)
+    value, slope, curvature = (
+        torch.tensordot(one, table.coefficients, dims=1).to(t.dtype) for one in _chebyshev_series(table, p.detach())
+    )
+    return interpolate(Cubics(value, [slope], [[curvature]]), table.step, t, [p])
+
+
+def interpolate(cubics: Cubics, step: float, t: Tensor, p: Sequence[Tensor]) -> Tensor:
+    """``F(t, p)`` for `t` >= 0 of shape ``batch + (rows, columns)`` and parameters `p` of shape ``batch``, from
+    `cubics` that were made at ``p.detach()``, on intervals of `step`.
+
+    Beyond the last interval ``t`` is held at its end. Exact in first and second derivatives with respect to `t` and
+    `p`.
+    """
+    t0 = t.detach()
+    last = cubics.value.shape[-1]
+    position = (t0 * (1 / step)).clamp(max=last)
     # clamped as integers: a NaN, as a diverging trajectory can bring, must come out as NaN and not as an index out of
     # range
     cells = position.to(torch.int64).clamp(0, last - 1)
     inside = position - cells
-
-    series = _chebyshev_series(table, p0)
-    value, in_p = (_rows(table, one, cells, t.dtype) for one in series[:2])
-    scale = 1 / table.step
-    d_t = scale * _slope(value, inside)
-    d_p = _cubic(in_p, inside)
+    value = _picked(cubics.value, cells)
+    scale = 1 / step
 
     # Zero in value; what is differentiated. bayesprof.inference.capture recognises `x - x.detach()` and drops
     # from a captured graph the products that no derivative of that graph needs.
     dt = t - t0
-    dp = (p - p0)[..., None, None]
+    dp = [(one - one.detach())[..., None, None] for one in p]
+    d_t = scale * _slope(value, inside)
     d_tt = scale**2 * torch.add(2 * value[2], inside * value[3], alpha=6)
-    d_tp = scale * _slope(in_p, inside)
-    d_pp = _cubic(_rows(table, series[2], cells, t.dtype), inside)
-    return _cubic(value, inside) + dt * (d_t + 0.5 * dt * d_tt + dp * d_tp) + dp * (d_p + 0.5 * dp * d_pp)
+    in_t = d_t + 0.5 * dt * d_tt
+    in_p: Tensor | float = 0.0
+    for i, along in enumerate(dp):
+        slope = _picked(cubics.first[i], cells)
+        in_t = in_t + along * (scale * _slope(slope, inside))
+        d_p = _cubic(slope, inside)
+        for j in range(i + 1):
+            curvature = _cubic(_picked(cubics.second[i][j], cells), inside)
+            d_p = d_p + (0.5 if i == j else 1.0) * dp[j] * curvature
+        in_p = in_p + along * d_p
+    return _cubic(value, inside) + dt * in_t + in_p
 
 
 def _chebyshev_series(table: Table, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,9 +144,8 @@ def _chebyshev_series(table: Table, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value, slope * scale, curvature * scale**2
 
 
-def _rows(table: Table, series: Tensor, cells: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The four coefficients of the cubic in each cell, lowest first, for a Chebyshev vector per batch element."""
-    rows = torch.tensordot(series, table.coefficients, dims=1).to(dtype)  # batch + (4, intervals)
+def _picked(rows: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
+    """The four coefficients of the cubic in each cell, lowest first, from rows of shape ``batch + (4, intervals)``."""
     flat = cells.flatten(-2)[..., None, :]
     batch = torch.broadcast_shapes(rows.shape[:-2], flat.shape[:-2])
     picked = rows.expand(*batch, -1, -1).gather(-1, flat.expand(*batch, 4, -1))

@@ -18,28 +18,36 @@ from bayesprof.models.airy_psf import AiryPSF, airy_psf
 from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.boxiness import Boxiness, boxiness
+from bayesprof.models.broken_exponential import BrokenExponential, broken_exponential
 from bayesprof.models.bulge_disk import BulgeDisk, bulge_disk
 from bayesprof.models.bulge_disk_bar import BulgeDiskBar, bulge_disk_bar
+from bayesprof.models.core_sersic import CoreSersic, core_sersic
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.describe import describe
 from bayesprof.models.double_moffat_psf import DoubleMoffatPSF, double_moffat_psf
 from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
+from bayesprof.models.ferrer import Ferrer, ferrer
 from bayesprof.models.flat_sky import FlatSky, flat_sky
 from bayesprof.models.fourier_modes import FourierModes, fourier_modes
 from bayesprof.models.freeform import Freeform, freeform
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
+from bayesprof.models.gaussian_ring import GaussianRing, gaussian_ring
 from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
+from bayesprof.models.king import King, king
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
+from bayesprof.models.multi_gaussian import MultiGaussian, multi_gaussian
+from bayesprof.models.nuker import Nuker, nuker
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.sersic import Sersic, sersic
 from bayesprof.models.shaped import Shaped, shaped
+from bayesprof.models.spergel import Spergel, spergel
 from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
@@ -49,24 +57,31 @@ __all__ = [
     "BasisImages",
     "BilinearSky",
     "Boxiness",
+    "BrokenExponential",
     "BulgeDisk",
     "BulgeDiskBar",
+    "CoreSersic",
     "DeVaucouleurs",
     "DoubleMoffatPSF",
     "EdgeOnDisk",
     "Ellipticity",
     "Exponential",
+    "Ferrer",
     "FlatSky",
     "FourierModes",
     "Freeform",
     "GalaxyWithNucleus",
     "Gaussian",
     "GaussianPSF",
+    "GaussianRing",
     "InclinedDisk",
     "InnerTruncation",
+    "King",
     "LogSpiral",
     "Moffat",
     "MoffatPSF",
+    "MultiGaussian",
+    "Nuker",
     "OuterTruncation",
     "PlaneSky",
     "PointSource",
@@ -74,29 +89,37 @@ __all__ = [
     "PowerSpiral",
     "Sersic",
     "Shaped",
+    "Spergel",
     "Warp",
     "airy_psf",
     "basis_images",
     "bilinear_sky",
     "boxiness",
+    "broken_exponential",
     "bulge_disk",
     "bulge_disk_bar",
+    "core_sersic",
     "de_vaucouleurs",
     "describe",
     "double_moffat_psf",
     "edge_on_disk",
     "exponential",
+    "ferrer",
     "flat_sky",
     "fourier_modes",
     "freeform",
     "galaxy_with_nucleus",
     "gaussian",
     "gaussian_psf",
+    "gaussian_ring",
     "inclined_disk",
     "inner_truncation",
+    "king",
     "log_spiral",
     "moffat",
     "moffat_psf",
+    "multi_gaussian",
+    "nuker",
     "outer_truncation",
     "plane_sky",
     "point_source",
@@ -104,5 +127,6 @@ __all__ = [
     "power_spiral",
     "sersic",
     "shaped",
+    "spergel",
     "warp",
 ]

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.light import Profile
 from bayesprof.models.component import Component
 from bayesprof.models.galaxy import galaxy
+from bayesprof.models.half_light import HalfLightProfile
 
 R_EFF_OVER_SCALE = 1.6783469900166605
 """Half-light radius over scale length: the solution of (1 + b) exp(-b) = 1/2."""
 
 
-class Exponential(Profile):
+class Exponential(HalfLightProfile):
     """Light of an exponential profile.
 
     Parameters
@@ -35,11 +35,6 @@ class Exponential(Profile):
     >>> from bayesprof import models
     >>> disk = models.Exponential(30.0, 40.0, 100.0, 5.0, q=0.4, theta=1.0)
     """
-
-    def __init__(
-        self, x: Any, y: Any, flux: Any, r_eff: Any, *, q: Any = None, theta: Any = None, ellipticity: Any = None
-    ) -> None:
-        super().__init__(x, y, flux, r_eff, q=q, theta=theta, ellipticity=ellipticity)
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
         return (1 + wavenumber_squared / R_EFF_OVER_SCALE**2) ** -1.5

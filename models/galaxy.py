@@ -75,8 +75,8 @@ def _theta(found: Measurement, image: Image) -> Default:
 
 POSITION = {"x": _position("x"), "y": _position("y")}
 FLUX = {"flux": Parameter("{flux}", "finite", math.isfinite, _flux)}
-_SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
-R_EFF = _SIZE["r_eff"]
+SIZE = {"r_eff": Parameter("pixel", "> 0", _positive, _r_eff)}
+R_EFF = SIZE["r_eff"]
 _COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
 _AXIS_RATIO_AND_ANGLE = {
     "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
@@ -85,11 +85,44 @@ _AXIS_RATIO_AND_ANGLE = {
 THETA = {"theta": _AXIS_RATIO_AND_ANGLE["theta"]}
 
 
-def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
-    """A component with the common parameters of galaxies and `extra` ones of its own."""
+def size(factor: float, quantity: str, log_sd: float = 1.0) -> Parameter:
+    """A radius whose default prior is log-normal about `factor` times the measured half-light radius."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        return log_normal(factor * found.r_eff, log_sd, image, quantity)
+
+    return Parameter("pixel", "> 0", _positive, default)
+
+
+def exponent(low: float, high: float, median: float, log_sd: float, *, unit: str = "") -> Parameter:
+    """A number between `low` and `high` whose default prior is log-normal about `median`."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        return log_normal(median, log_sd, image, "the same for every image")
+
+    return Parameter(unit, f"in [{low:g}, {high:g}]", lambda value: low <= value <= high, default)
+
+
+def affine_beta(low: float, high: float, a: float, b: float, start: float) -> Parameter:
+    """A number between `low` and `high` whose default prior is ``low + (high - low) Beta(a, b)``."""
+
+    def default(found: Measurement, image: Image) -> Default:
+        prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
+        return Default(prior, start, f"{low:g} + {high - low:g} Beta({a:g}, {b:g})")
+
+    return Parameter("", f"in [{low:g}, {high:g}]", lambda value: low <= value <= high, default)
+
+
+def elliptical(kind: str, light: Any, own: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component with a position, a shape and parameters of its own."""
     kept = {name: value for name, value in given.items() if value is not None}
     parameters, derived = shape(kind, kept)
-    return component(kind, light, {**POSITION, **FLUX, **_SIZE, **extra, **parameters}, derived, **kept)
+    return component(kind, light, {**POSITION, **own, **parameters}, derived, **kept)
+
+
+def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) -> Component:
+    """A component with the common parameters of galaxies and `extra` ones of its own."""
+    return elliptical(kind, light, {**FLUX, **SIZE, **extra}, **given)
 
 
 def shape(

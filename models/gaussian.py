@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.light import Profile
 from bayesprof.models.component import Component
 from bayesprof.models.galaxy import galaxy
+from bayesprof.models.half_light import HalfLightProfile
 
 
-class Gaussian(Profile):
+class Gaussian(HalfLightProfile):
     """Light of a Gaussian profile.
 
     Parameters
@@ -33,11 +33,6 @@ class Gaussian(Profile):
     >>> from bayesprof import models
     >>> blob = models.Gaussian(30.0, 40.0, 100.0, 5.0, q=0.4, theta=1.0)
     """
-
-    def __init__(
-        self, x: Any, y: Any, flux: Any, r_eff: Any, *, q: Any = None, theta: Any = None, ellipticity: Any = None
-    ) -> None:
-        super().__init__(x, y, flux, r_eff, q=q, theta=theta, ellipticity=ellipticity)
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
         return torch.exp(wavenumber_squared * (-0.25 / math.log(2)))

@@ -120,7 +120,7 @@ def sersic(
     >>> galaxy = models.sersic(n=dist.LogNormal(0.7, 0.4), x=30.0)
     """
     given = {"x": x, "y": y, "flux": flux, "r_eff": r_eff, "n": n, "ellipticity": ellipticity, "q": q, "theta": theta}
-    return galaxy("sersic", Sersic, {"n": _N}, **given)
+    return galaxy("sersic", Sersic, {"n": INDEX}, **given)
 
 
 def _default_n(found: Measurement, image: Image) -> Default:
@@ -129,7 +129,7 @@ def _default_n(found: Measurement, image: Image) -> Default:
     return Default(prior, 1.5, f"{low} + {high - low:.1f} Beta({a}, {b})")
 
 
-_N = Parameter("", f"in [{N_RANGE[0]}, {N_RANGE[1]}]", lambda n: N_RANGE[0] <= n <= N_RANGE[1], _default_n)
+INDEX = Parameter("", f"in [{N_RANGE[0]}, {N_RANGE[1]}]", lambda n: N_RANGE[0] <= n <= N_RANGE[1], _default_n)
 
 
 def sersic_b(n: Tensor) -> Tensor:

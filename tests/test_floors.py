@@ -23,6 +23,8 @@ CORE = (
     "image",
     "light",
     "lookup",
+    "hankel",
+    "radial",
     "transfer",
     "periodic",
     "psf",
