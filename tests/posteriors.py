@@ -219,8 +219,6 @@ def _priors(*names: str) -> dict[str, Any]:
         "r_eff": dist.LogNormal(double(1.1), 0.3),
         "n": dist.LogNormal(double(0.4), 0.3),
         "beta": dist.LogNormal(double(1.1), 0.25),
-        "scale_length": dist.LogNormal(double(1.0), 0.3),
-        "disk_r_eff": dist.LogNormal(double(1.4), 0.3),
         "level": dist.Normal(double(5.0), 0.7),
         "slope_x": dist.Normal(double(0.0), 0.05),
         "slope_y": dist.Normal(double(0.0), 0.05),
@@ -228,18 +226,12 @@ def _priors(*names: str) -> dict[str, Any]:
     return {name: priors[name] for name in names}
 
 
-_THETA = dist.Normal(double(0.6), 0.3)  # of one peak: with that of all directions, so has the posterior of a flat disk
 COMPONENTS = {
     "sersic": models.sersic(**_priors("x", "y", "flux", "r_eff", "n")),
     "exponential": models.exponential(**_priors("x", "y", "flux", "r_eff")),
     "de_vaucouleurs": models.de_vaucouleurs(**_priors("x", "y", "flux", "r_eff")),
     "gaussian": models.gaussian(**_priors("x", "y", "flux", "r_eff")),
     "moffat": models.moffat(**_priors("x", "y", "flux", "r_eff", "beta")),
-    "edge_on_disk": models.edge_on_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "inclined_disk": models.inclined_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "bulge_disk": models.bulge_disk(**_priors("x", "y", "flux", "disk_r_eff")),
-    "bulge_disk_bar": models.bulge_disk_bar(**_priors("x", "y", "flux", "disk_r_eff")),
-    "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_priors("x", "y", "flux", "r_eff", "n"))),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),
