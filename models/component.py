@@ -139,8 +139,9 @@ class BoundComponent:
     def units(self) -> dict[str, str]:
         """Unit of every site, "" where it has none."""
         flux = self.image.unit or "image unit"
-        stated = {**self.component.parameters, **self.component.derived}
-        return {name: one.unit.format(flux=flux) for name, one in stated.items()}
+        stated = {name: parameter.unit for name, parameter in self.component.parameters.items()}
+        stated |= {name: derived.unit for name, derived in self.component.derived.items()}
+        return {name: unit.format(flux=flux) for name, unit in stated.items()}
 
     @property
     def axes(self) -> dict[str, tuple[Axis, ...]]:

@@ -161,7 +161,7 @@ def _traced(function: Callable[..., Any]) -> list[Row]:
     for name, node in nodes.items():
         if node["type"] != "sample" or isinstance(node["fn"], _Subsample):
             continue
-        if node["infer"].get("_deterministic"):
+        if (node["infer"] or {}).get("_deterministic"):
             rows.append(Row(name, "derived", "computed by the function", "", "", ""))
         elif not node["is_observed"]:
             rows.append(Row(name, "given", formula(node["fn"]), support_of(node["fn"]), "", ""))

@@ -13,7 +13,7 @@ power: the isothermal sheet is sech^2(z / (2 z0)), and its height by other conve
 Default priors, beside those of :mod:`bayesprof.models.galaxy`:
 
 ============  ==============================================================================================
-scale_length  LogNormal(ln of measured half-light radius over 1.678, 1)
+scale_length  LogNormal(ln of measured half-light radius over 1.678, 0.7)
 thickness     Beta(2, 8): mean 0.2. Spirals have about 0.14 (Kregel, van der Kruit & de Grijs 2002, MNRAS 334, 646)
 sech_power    Uniform(0, 2): from exponential to isothermal
 theta         as there, half a turn about the measured angle
@@ -128,7 +128,7 @@ def edge_on_disk(
 
 
 def _scale_length(found: Measurement, image: Image) -> Default:
-    return log_normal(found.r_eff / R_EFF_OVER_SCALE, 1.0, image, "measured half-light radius over 1.678")
+    return log_normal(found.r_eff / R_EFF_OVER_SCALE, 0.7, image, "measured half-light radius over 1.678")
 
 
 def _sech_power(found: Measurement, image: Image) -> Default:

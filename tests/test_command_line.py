@@ -261,7 +261,7 @@ BAD = {
     "component without kind": (("fit", *GOOD, "--component", "galaxy"), "expected --component NAME=KIND, got 'galaxy'"),
     "unknown kind": (
         ("fit", *GOOD, "--component", "g=sersik"),
-        "expected kind to be one of bulge_disk, bulge_disk_bar, de_vaucouleurs, exponential",
+        "expected kind to be one of bulge_disk, bulge_disk_bar",
     ),
     "unknown module": (("fit", *GOOD, "--component", "g=no_such:f"), "no_such:f can't be imported (No module named"),
     "unknown function": (

@@ -387,3 +387,48 @@ def test_profile_of_a_masked_component_says_so(moffat_psf):
     scene = bp.Scene(simulated(moffat_psf, mask=mask), galaxy=models.exponential(**GALAXY))
     with pytest.raises(ValueError, match="expected unmasked pixels around 'galaxy'"):
         plots.profile(scene, None)
+
+
+# -- sheets of prior draws
+
+
+def test_prior_sheet_shows_noiseless_images_of_draws_from_the_prior(scene):
+    held = bp.Scene(scene.image, sky=models.flat_sky(level=30.0), galaxy=models.exponential(**GALAXY))
+    figure = plots.prior_sheet(held, count=3)
+    shown = [image.get_array() for axis in figure.axes for image in axis.images if image.get_array().shape == SHAPE]
+    assert len(shown) == 3
+    for image in shown:
+        np.testing.assert_allclose(image, held.predict().numpy())
+    draws = [axis.images[0].get_array() for axis in plots.prior_sheet(scene, count=6).axes[:6]]
+    assert all(float(np.abs(one - draws[0]).max()) > 1.0 for one in draws[1:])
+
+
+def test_prior_sheet_has_one_stretch_and_as_many_panels_as_draws(scene, tmp_path):
+    figure = plots.prior_sheet(scene, count=7, path=tmp_path / "sheet.png")
+    panels = [axis for axis in figure.axes if axis.images and axis.images[0].get_array().shape == SHAPE]
+    assert len(panels) == 7
+    assert len({id(axis.images[0].norm) for axis in panels}) == 1
+    assert figure.axes[-1].get_ylabel() == "[image unit / pixel]"
+    assert figure.get_suptitle() == "7 draws from the prior of sky, galaxy"
+    assert (tmp_path / "sheet.png").stat().st_size > 5000
+    assert colliding_texts(figure) == []
+
+
+def test_prior_sheet_follows_its_seed_and_leaves_other_draws_alone(scene):
+    def first(seed: int) -> np.ndarray:
+        return np.asarray(plots.prior_sheet(scene, count=1, seed=seed).axes[0].images[0].get_array())
+
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one = first(4)
+    assert torch.equal(torch.rand(1), expected)
+    np.testing.assert_array_equal(one, first(4))
+    assert not np.array_equal(one, first(5))
+
+
+def test_prior_sheet_refuses_what_it_cannot_show(scene):
+    with pytest.raises(TypeError, match=r"expected a Scene.*bp\.Scene"):
+        plots.prior_sheet(models.sersic())
+    with pytest.raises(ValueError, match="1 to 100 images, got 0"):
+        plots.prior_sheet(scene, count=0)

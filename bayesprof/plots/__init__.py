@@ -1,13 +1,15 @@
 """Figures of a fit, ready for a notebook or a paper.
 
 :func:`residual` shows data, model and what is left over; :func:`profile` the light of a component against radius;
-:func:`corner` the draws of a posterior; :func:`calibration` the ranks of known truths. Each returns a matplotlib figure
-and, given ``path=``, writes it to a file of the kind that its ending names.
+:func:`corner` the draws of a posterior; :func:`calibration` the ranks of known truths; :func:`prior_sheet` images that
+the prior holds possible. Each returns a matplotlib figure and, given ``path=``, writes it to a file of the kind that
+its ending names.
 """
 
 from bayesprof.plots.calibration import calibration
 from bayesprof.plots.corner import corner
+from bayesprof.plots.prior_sheet import prior_sheet
 from bayesprof.plots.profile import profile
 from bayesprof.plots.residual import residual
 
-__all__ = ["calibration", "corner", "profile", "residual"]
+__all__ = ["calibration", "corner", "prior_sheet", "profile", "residual"]

@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 
 from bayesprof.estimate import degrees_of_freedom, point_estimate
 from bayesprof.plots.figure import STYLE, Figure, saved
+from bayesprof.plots.stretch import asinh_stretch
 from bayesprof.scene import Scene
 
 _CLIP = 5.0  # the residual map ends at this many standard deviations
@@ -109,17 +110,7 @@ def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | Non
     width = 3 * float(np.median(spread)) or 1.0
     low = max(float(pixels.min()), centre - width)
     high = max(float(np.percentile(pixels, 99.95)), float(model.max()), centre + width)
-
-    def forward(value: Any) -> Any:
-        return np.arcsinh((value - centre) / width)
-
-    def inverse(value: Any) -> Any:
-        return centre + width * np.sinh(value)
-
-    marks = inverse(np.linspace(forward(low), forward(high), 8))
-    steps = 10.0 ** np.floor(np.log10(np.minimum(np.diff(marks)[:-1], np.diff(marks)[1:])))
-    ticks = [float(np.round(mark / step) * step) for mark, step in zip(marks[1:-1], steps, strict=True)]
-    return FuncNorm((forward, inverse), low, high), ticks
+    return asinh_stretch(centre, width, low, high)
 
 
 def _title(scene: Scene, left: np.ma.MaskedArray, has_noise: bool, dof: int) -> str:
