@@ -18,6 +18,7 @@ from bayesprof.models.airy_psf import AiryPSF, airy_psf
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.double_moffat_psf import DoubleMoffatPSF, double_moffat_psf
+from bayesprof.models.eigen_psf import EigenPSF, eigen_psf
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.flat_sky import FlatSky, flat_sky
@@ -25,6 +26,7 @@ from bayesprof.models.gaussian import Gaussian, gaussian
 from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
+from bayesprof.models.pixel_psf import PixelPSF, pixel_psf
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
@@ -35,6 +37,7 @@ __all__ = [
     "BilinearSky",
     "DeVaucouleurs",
     "DoubleMoffatPSF",
+    "EigenPSF",
     "Ellipticity",
     "Exponential",
     "FlatSky",
@@ -42,6 +45,7 @@ __all__ = [
     "GaussianPSF",
     "Moffat",
     "MoffatPSF",
+    "PixelPSF",
     "PlaneSky",
     "PointSource",
     "PolynomialSky",
@@ -50,12 +54,14 @@ __all__ = [
     "bilinear_sky",
     "de_vaucouleurs",
     "double_moffat_psf",
+    "eigen_psf",
     "exponential",
     "flat_sky",
     "gaussian",
     "gaussian_psf",
     "moffat",
     "moffat_psf",
+    "pixel_psf",
     "plane_sky",
     "point_source",
     "polynomial_sky",
