@@ -74,8 +74,10 @@ def component_of(name: str, given: Mapping[str, Any], modules: Path) -> Callable
             f"{place} expected kind to be one of {', '.join(catalogue)}, or package.module:function, got {kind!r}"
         )
     make = getattr(models, kind)
-    takes = list(inspect.signature(make).parameters)
-    unknown = [key for key in parameters if key not in takes]
+    signature = inspect.signature(make).parameters
+    takes = [name for name, entry in signature.items() if entry.kind is not entry.VAR_KEYWORD]
+    # a PSF checks its options itself
+    unknown = [key for key in parameters if key not in takes] if len(takes) == len(signature) else []
     if unknown:
         raise ValueError(f"{place} {kind} has no parameter {unknown[0]!r}; it has {', '.join(takes)}")
     component: Callable[..., Any] = make(**{key: _source(f"{place} {key}", value) for key, value in parameters.items()})

@@ -71,7 +71,8 @@ def degrees_of_freedom(scene: Scene, values: Mapping[str, Tensor]) -> int:
 
 def _latent_sites(scene: Scene) -> list[str]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.poutine.block():
-        return list(poutine.trace(scene.lights).get_trace().stochastic_nodes)
+        trace = poutine.trace(lambda: (scene.draw_psf(), scene.lights())).get_trace()
+        return list(trace.stochastic_nodes)
 
 
 def is_angle(name: str) -> bool:

@@ -90,7 +90,7 @@ class Scene:
 
     def __call__(self) -> Tensor:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
-        psf = self._draw_psf()
+        psf = self.draw_psf()
         model_image = self._render(_joined(self.lights().values()), psf)
         observation = self.likelihood(model_image, self.image)
         if not isinstance(observation, Observation):
@@ -131,7 +131,7 @@ class Scene:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
         with torch.no_grad():
             with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
-                psf, lights = self._draw_psf(), self.lights()
+                psf, lights = self.draw_psf(), self.lights()
             sites = {
                 name: node
                 for name, node in tracer.trace.nodes.items()
@@ -210,7 +210,7 @@ class Scene:
         """All that draws parameters, by the name that goes before them, in the order of drawing."""
         return self.components if self.psf is None else {"psf": self.psf, **self.components}
 
-    def _draw_psf(self) -> PSF | None:
+    def draw_psf(self) -> PSF | None:
         """The PSF that the scene has in place of the image's, its parameters drawn by Pyro."""
         if self.psf is None:
             return None
@@ -255,7 +255,7 @@ class Scene:
                         "models.Sersic(...) or a "
                         "sum of lights"
                     )
-            self._render(_joined(self.lights().values()), self._draw_psf())
+            self._render(_joined(self.lights().values()), self.draw_psf())
 
 
 class _Prefix(Messenger):

@@ -83,14 +83,18 @@ def wavenumbers(period: tuple[int, int], oversampling: int) -> tuple[Tensor, Ten
 
 
 def psf_transform(psf: Tensor, kx: Tensor, ky: Tensor, oversampling: int) -> Tensor:
-    """Transform of a PSF sampled every 1/`oversampling` pixel, about the geometric centre of its array.
+    """Transform of a PSF, shape ``batch + (h, w)``, sampled every 1/`oversampling` pixel, about the geometric centre of
+    its array.
 
-    A sum over the array's rows and columns, as two matrix products; shape (rows, columns), complex.
+    A sum over the array's rows and columns, as two matrix products; shape ``batch + (rows, columns)``, complex.
     """
-    y, x = ((torch.arange(size, dtype=torch.float64) - 0.5 * (size - 1)) / oversampling for size in psf.shape)
+    y, x = (
+        (torch.arange(size, dtype=kx.dtype, device=kx.device) - 0.5 * (size - 1)) / oversampling
+        for size in psf.shape[-2:]
+    )
     by_row = torch.exp(-1j * ky * y[None, :])
     by_column = torch.exp(-1j * x[:, None] * kx)
-    return by_row @ psf.to(torch.complex128) @ by_column
+    return by_row @ psf.to(by_row.dtype) @ by_column
 
 
 def psf_reach(profile: Tensor) -> int:

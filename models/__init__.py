@@ -26,6 +26,7 @@ from bayesprof.models.de_vaucouleurs import DeVaucouleurs, de_vaucouleurs
 from bayesprof.models.describe import describe
 from bayesprof.models.double_moffat_psf import DoubleMoffatPSF, double_moffat_psf
 from bayesprof.models.edge_on_disk import EdgeOnDisk, edge_on_disk
+from bayesprof.models.eigen_psf import EigenPSF, eigen_psf
 from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.models.exponential import Exponential, exponential
 from bayesprof.models.ferrer import Ferrer, ferrer
@@ -42,6 +43,7 @@ from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
 from bayesprof.models.multi_gaussian import MultiGaussian, multi_gaussian
 from bayesprof.models.nuker import Nuker, nuker
+from bayesprof.models.pixel_psf import PixelPSF, pixel_psf
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
@@ -64,6 +66,7 @@ __all__ = [
     "DeVaucouleurs",
     "DoubleMoffatPSF",
     "EdgeOnDisk",
+    "EigenPSF",
     "Ellipticity",
     "Exponential",
     "Ferrer",
@@ -83,6 +86,7 @@ __all__ = [
     "MultiGaussian",
     "Nuker",
     "OuterTruncation",
+    "PixelPSF",
     "PlaneSky",
     "PointSource",
     "PolynomialSky",
@@ -103,6 +107,7 @@ __all__ = [
     "describe",
     "double_moffat_psf",
     "edge_on_disk",
+    "eigen_psf",
     "exponential",
     "ferrer",
     "flat_sky",
@@ -121,6 +126,7 @@ __all__ = [
     "multi_gaussian",
     "nuker",
     "outer_truncation",
+    "pixel_psf",
     "plane_sky",
     "point_source",
     "polynomial_sky",

@@ -24,6 +24,7 @@ from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
 from bayesprof.models.component import Component, Default, Parameter, component, log_normal, number
+from bayesprof.models.psf import check_options
 from bayesprof.psf import PSF
 from bayesprof.seeing import seeing
 
@@ -102,6 +103,7 @@ def airy_psf(*, lambda_over_d: Any = None, obscuration: Any = None, **options: A
     >>> image = bp.Image(np.zeros((30, 40)), sigma=1.0)
     >>> scene = bp.Scene(image, psf=models.airy_psf(obscuration=0.33), star=models.point_source())
     """
+    check_options("airy_psf", options)
     parameters = {
         "lambda_over_d": Parameter("pixel", "> 0", lambda width: 0 < width < math.inf, _lambda_over_d),
         "obscuration": Parameter("", "in [0, 1)", lambda ratio: 0 <= ratio < 1, _obscuration),

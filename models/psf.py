@@ -29,6 +29,7 @@ from bayesprof.models.ellipticity import Ellipticity
 from bayesprof.seeing import seeing
 
 _SHAPE_SCALE = 0.1
+_OPTIONS = ("oversampling", "contains_pixel", "reach")
 
 
 def _fwhm(found: Measurement, image: Image) -> Default:
@@ -69,10 +70,27 @@ _AXIS_RATIO_AND_ANGLE = {
 def elliptical_psf(
     kind: str, light: Any, parameters: Mapping[str, Parameter], options: Mapping[str, Any], **given: Any
 ) -> Component:
-    """A PSF with `parameters` of its own and a shape, and the `options` of its class."""
+    """A PSF with `parameters` of its own and a shape, and the `options` of its class.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other options, for an ellipticity beside q or theta, and as :func:`bayesprof.models.component.component`.
+    """
+    check_options(kind, options)
     by_angle = given.get("q") is not None or given.get("theta") is not None
     if by_angle and given.get("ellipticity") is not None:
         raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
     shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
     kept = {name: value for name, value in given.items() if value is not None}
     return component(kind, partial(light, **options), {**parameters, **shape}, **kept)
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for options that :class:`bayesprof.psf.PSF` doesn't have."""
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"{kind}() got an unexpected keyword argument {unknown[0]!r}; beside its parameters it takes "
+            f"{', '.join(_OPTIONS)}"
+        )

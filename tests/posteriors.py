@@ -237,6 +237,7 @@ def _priors(*names: str) -> dict[str, Any]:
         "level": dist.Normal(double(5.0), 0.7),
         "slope_x": dist.Normal(double(0.0), 0.05),
         "slope_y": dist.Normal(double(0.0), 0.05),
+        "fwhm": dist.LogNormal(double(1.1), 0.1),
     }
     return {name: priors[name] for name in names}
 
@@ -275,16 +276,22 @@ COMPONENTS = {
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),
     "bilinear_sky": models.bilinear_sky(nodes=(2, 3), levels=_around(torch.full((2, 3), 5.0, dtype=torch.float64))),
     "polynomial_sky": models.polynomial_sky(coefficients=_around(double(5.0, 0.0, 0.0, 0.0, 0.0, 0.0))),
+    "gaussian_psf": models.gaussian_psf(**_priors("fwhm")),
+    "moffat_psf": models.moffat_psf(**_priors("fwhm", "beta")),
 }
 LIKELIHOODS = ("gaussian", "poisson", "student_t")
 
 
 def component_scene(name: str, likelihood: str = "gaussian") -> bp.Scene:
     """One component on 20 rows of 24 pixels with a noise of 1, or Poisson's, over a known sky of 5 where it is none;
-    the PSF is a Moffat function with a FWHM of 3 pixels. Shapes have their default prior.
+    the PSF is a Moffat function with a FWHM of 3 pixels. A PSF model takes its place, and is seen on a star. Shapes
+    have their default prior.
     """
     y, x = np.mgrid[-4:5, -5:6].astype(float)
     psf = (1 + (x**2 + y**2) / 3.4) ** -2.8
     image = bp.Image(np.full((20, 24), 5.0), psf=psf / psf.sum(), **({} if likelihood == "poisson" else {"sigma": 1.0}))
+    if name.endswith("_psf"):
+        star = models.point_source(**_priors("x", "y"), flux=dist.LogNormal(double(8.0), 0.5))
+        return bp.Scene(image, likelihood=likelihood, psf=COMPONENTS[name], sky=models.flat_sky(level=5.0), star=star)
     sky = {} if name.endswith("sky") else {"sky": models.flat_sky(level=5.0)}
     return bp.Scene(image, likelihood=likelihood, source=COMPONENTS[name], **sky)

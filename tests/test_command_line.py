@@ -136,6 +136,25 @@ def test_lm_prints_a_table_and_its_verdict(folder, tmp_path, capsys):
     assert abs(table["value"][0] - TRUTH["flux"]) < 4 * table["std"][0]
 
 
+def test_a_psf_model_is_a_component_named_psf(folder, tmp_path, capsys):
+    """In place of a sampled PSF, of which the image has none."""
+    text = SETTINGS.replace('psf = "data/psf.fits"', "").replace("data/", f"{folder}/data/")
+    text = text.replace("warmup = 60\nchains = 2\n", "")
+    text += "[components.psf]\nkind = 'gaussian_psf'\nellipticity = [0.0, 0.0]\noversampling = 1\n"
+    text += "fwhm = { distribution = 'LogNormal', loc = 1.1, scale = 0.1 }\n"
+    (tmp_path / "fit.toml").write_text(text)
+    assert fit("--settings", tmp_path / "fit.toml", "--method", "laplace", "--out", tmp_path / "out") in (0, 1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
+    table = Table.read(tmp_path / "out" / "summary.ecsv")
+    assert {"psf.fwhm", "galaxy.flux", "sky.level"} <= set(table["parameter"])
+    post = az.from_netcdf(tmp_path / "out" / "posterior.nc")
+    assert "image_psf" not in post.constant_data
+    wrong = text.replace("oversampling = 1", "sampling = 1")
+    (tmp_path / "wrong.toml").write_text(wrong)
+    assert fit("--settings", tmp_path / "wrong.toml", "--out", tmp_path / "wrong") == 2
+    assert "'sampling'" in capsys.readouterr().err
+
+
 def test_another_method_writes_the_same_files(folder, tmp_path, capsys):
     out = tmp_path / "out"
     lengths = ("--draws", 800, "--chains", 4, "--method", "sample")
@@ -261,7 +280,7 @@ BAD = {
     "component without kind": (("fit", *GOOD, "--component", "galaxy"), "expected --component NAME=KIND, got 'galaxy'"),
     "unknown kind": (
         ("fit", *GOOD, "--component", "g=sersik"),
-        "expected kind to be one of bulge_disk, bulge_disk_bar",
+        "expected kind to be one of airy_psf, ",
     ),
     "unknown module": (("fit", *GOOD, "--component", "g=no_such:f"), "no_such:f can't be imported (No module named"),
     "unknown function": (
