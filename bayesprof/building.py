@@ -91,7 +91,7 @@ def _kinds() -> list[str]:
         name
         for name, signature in signatures.items()
         if signature.return_annotation == "Component"
-        and all(parameter.kind is parameter.KEYWORD_ONLY for parameter in signature.parameters.values())
+        and all(entry.kind in (entry.KEYWORD_ONLY, entry.VAR_KEYWORD) for entry in signature.parameters.values())
     ]
 
 
