@@ -10,6 +10,7 @@ each is the tenth percentile, over its repeats, of the thread's processor time, 
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 
 import numpy as np
@@ -37,10 +38,16 @@ def image_of_a_galaxy() -> bp.Image:
     return bp.Image(galaxy + noise, sigma=1.0, psf=psf / psf.sum())
 
 
-def elliptical_components() -> list[str]:
-    """Names of the components that have a shape."""
-    names = [name for name in models.__all__ if name.islower()]
-    return [name for name in names if "ellipticity" in getattr(models, name)().parameters]
+def extended_components() -> list[str]:
+    """Names of the components that are galaxies, and need nothing but parameters."""
+    kept = []
+    for name in models.__all__:
+        make = getattr(models, name)
+        if name.islower() and inspect.signature(make).return_annotation == "Component":
+            required = [entry for entry in inspect.signature(make).parameters.values() if entry.default is entry.empty]
+            if all(entry.kind is entry.VAR_KEYWORD for entry in required) and "x" in make().parameters:
+                kept.append(name)
+    return [name for name in kept if name != "point_source"]
 
 
 def main() -> None:
@@ -51,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     image = image_of_a_galaxy()
     runs = {}
-    for name in dict.fromkeys([REFERENCE, *(options.names or elliptical_components())]):
+    for name in dict.fromkeys([REFERENCE, *(options.names or extended_components())]):
         posterior = inference.Posterior(scene(name, image))
         point = posterior.initial()[None].clone()
         posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
@@ -59,11 +66,11 @@ def main() -> None:
         nodes = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
         runs[name] = (functions, point, nodes, [])
         for _ in range(5):
-            functions("value_and_grad", point)
+            functions("value_and_grad", [point])
     for _ in range(options.repeats):
         for functions, point, _, times in runs.values():
             start = time.thread_time()
-            functions("value_and_grad", point)
+            functions("value_and_grad", [point])
             times.append(time.thread_time() - start)
     reference = np.quantile(runs[REFERENCE][-1], 0.1)
     print("| component | parameters | operations | value and gradient | over Sersic |\n|---|---|---|---|---|")

@@ -46,7 +46,7 @@ def main() -> None:
         z = posterior.initial()[None]
         posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
         functions = posterior._functions
-        cost = milliseconds(lambda: functions("value_and_grad", z))  # noqa: B023
+        cost = milliseconds(lambda: functions("value_and_grad", [z]))  # noqa: B023
         reference = reference or cost
         nodes = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
         print(f"| {name} | {z.shape[-1]} | {cost:.2f} ms | {cost / reference:.1f} | {nodes} |", flush=True)
