@@ -2,10 +2,10 @@
 
     python benchmarks/profiles.py --pyimfit benchmarks/.venvs/pyimfit/bin/python [--fine 24]
 
-One source of each kind, off-centre and rotated, without a PSF: bayesprof integrates over pixels, Imfit (through
-pyimfit, in a process of its own) draws points on a grid many times finer. The brightness comes from Imfit's parameters;
-bayesprof's flux is taken from the ratio of the two images, which its spread then tests. The error is the relative L2
-norm of the difference.
+One source of each kind, off-centre and rotated, through a Moffat PSF and without one: Imfit (through pyimfit, in a
+process of its own) draws points on a grid many times finer than the pixels, convolved there. The brightness comes from
+Imfit's parameters; bayesprof's flux is taken from the ratio of the two images, which its spread then tests. The error
+is the relative L2 norm of the difference.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from oracles import Moffat
+
 import bayesprof as bp
 from bayesprof import models
 from bayesprof.rendering import renderer_for
@@ -28,6 +32,7 @@ from bayesprof.rendering import renderer_for
 SHAPE = (40, 56)
 CENTRE = (29.37, 18.82)
 Q, THETA = 0.6, 0.4
+PSF = (3.5, 3.5)  # FWHM, beta
 
 # Imfit's function and its parameters beside the position angle and the ellipticity, and our light with unit flux
 PROFILES: dict[str, tuple[str, dict[str, float], Any, tuple[float, ...]]] = {
@@ -60,7 +65,7 @@ def main() -> None:
     # PA is counter-clockwise from +y
     common = {"PA": math.degrees(THETA) - 90, "ell": 1 - Q}
     wanted = {
-        name: {"function": kind, "parameters": {**common, **parameters}, "shape": SHAPE, "centre": CENTRE}
+        name: {"function": kind, "parameters": {**common, **parameters}, "shape": SHAPE, "centre": CENTRE, "psf": PSF}
         for name, (kind, parameters, _, _) in PROFILES.items()
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -70,13 +75,20 @@ def main() -> None:
         command = [options.pyimfit, str(script), str(profiles), str(out), "--fine", str(options.fine)]
         subprocess.run(command, check=True, cwd=folder)
         images = dict(np.load(out))
-    render = renderer_for(bp.Image(np.zeros(SHAPE)))
-    print(f"| profile | error against Imfit ({options.fine}x{options.fine} points a pixel) |\n|---|---|")
+    renderers = {
+        "seen": renderer_for(bp.Image(np.zeros(SHAPE), psf=Moffat(*PSF).stamp((61, 61)))),
+        "bare": renderer_for(bp.Image(np.zeros(SHAPE))),
+    }
+    print(f"| profile | error against Imfit ({options.fine}x{options.fine} points a pixel), with a PSF | without |")
+    print("|---|---|---|")
     for name, (_, _, light, shape) in PROFILES.items():
-        ours = render(light(*CENTRE, 1.0, *shape, q=Q, theta=THETA)).numpy()
-        theirs = images[name]
-        flux = (ours * theirs).sum() / (ours**2).sum()
-        print(f"| {name} | {np.linalg.norm(flux * ours - theirs) / np.linalg.norm(theirs):.1e} |")
+        cells = []
+        for how, render in renderers.items():
+            ours = render(light(*CENTRE, 1.0, *shape, q=Q, theta=THETA)).numpy()
+            theirs = images[f"{name}, {how}"]
+            flux = (ours * theirs).sum() / (ours**2).sum()
+            cells.append(f"{np.linalg.norm(flux * ours - theirs) / np.linalg.norm(theirs):.1e}")
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python pyimfit_edge_on.py OUT.npz
 
-Each image is Imfit's EdgeOnDisk on 20 x 20 points a pixel, summed into pixels; with the PSF, a Moffat function, it is
-convolved on these points first, on a plane twice as large as the image, where its edges are out of reach.
+Each image is Imfit's EdgeOnDisk on 20 x 20 points a pixel, summed into pixels; through a Moffat PSF, convolved on these
+points first.
 """
 
 import math
@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pyimfit
+from fine_images import binned, through_moffat
 
 SHAPE, CENTRE, FINE, FWHM, BETA = (60, 84), (43.37, 27.82), 20, 3.5, 3.5
 # scale length, scale height (pixels), n, angle of the plane from +x (degrees)
@@ -34,23 +35,6 @@ def brightness(shape, centre, length, height, n, angle, fine):
     return pyimfit.Imfit(model).getModelImage(shape=(shape[0] * fine, shape[1] * fine))
 
 
-def binned(image, fine):
-    ny, nx = image.shape
-    return image.reshape(ny // fine, fine, nx // fine, fine).sum((1, 3))
-
-
-def through_psf(length, height, n, angle, fine):
-    large = tuple(2 * side for side in SHAPE)
-    centre = (CENTRE[0] + SHAPE[1] // 2, CENTRE[1] + SHAPE[0] // 2)
-    image = brightness(large, centre, length, height, n, angle, fine)
-    y, x = (np.fft.fftfreq(side) * side / fine for side in image.shape)
-    scale = FWHM / (2 * math.sqrt(2 ** (1 / BETA) - 1))
-    psf = (1 + (x[None, :] ** 2 + y[:, None] ** 2) / scale**2) ** -BETA
-    spectrum = np.fft.rfft2(image) * np.fft.rfft2(psf / psf.sum())
-    whole = binned(np.fft.irfft2(spectrum, s=image.shape), fine)
-    return whole[SHAPE[0] // 2 :, SHAPE[1] // 2 :][: SHAPE[0], : SHAPE[1]]
-
-
 if __name__ == "__main__":
     np.savez(
         sys.argv[1],
@@ -58,5 +42,10 @@ if __name__ == "__main__":
         centre=CENTRE,
         psf=(FWHM, BETA),
         bare=[binned(brightness(SHAPE, CENTRE, *disk, FINE), FINE) for disk in DISKS],
-        seen=[through_psf(*disk, FINE) for disk in DISKS],
+        seen=[
+            through_moffat(
+                lambda shape, centre, disk=disk: brightness(shape, centre, *disk, FINE), SHAPE, CENTRE, FINE, FWHM, BETA
+            )
+            for disk in DISKS
+        ],
     )
