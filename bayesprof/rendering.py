@@ -35,6 +35,9 @@ from bayesprof.transfer import (
     Axis,
     Moments,
     Optics,
+    Places,
+    fold,
+    followed_apart,
     moments_within,
     optics,
     pixel_transform,
@@ -53,8 +56,9 @@ class Convolution:
     """Renders sources through a PSF.
 
     `shape`: of the image, (ny, nx); `period`: of the transform, pixels, (rows, columns); `oversampling`: how many
-    times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency; `transfer`: transform of the PSF
-    on them, real or complex, shape ``batch + (rows, columns)`` of that grid.
+    times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency, with aliases behind them that
+    belong to `x_aliased` and `y_aliased`; `transfer`: transform of the PSF, real or complex, shape
+    ``batch + (rows, columns)`` of that grid.
     """
 
     shape: tuple[int, int]
@@ -64,6 +68,8 @@ class Convolution:
     y_axis: Axis
     transfer: Tensor
     copies: PeriodicCopies
+    x_aliased: Places
+    y_aliased: Places
 
     def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
@@ -84,6 +90,7 @@ class Convolution:
                 copies = copies + self.copies(source, presence)
             else:
                 spectrum = spectrum + (along_y * amplitude) * along_x
+        spectrum = fold(fold(torch.as_tensor(spectrum), self.x_aliased, -1), self.y_aliased, -2)
         return to_pixels(spectrum * self.transfer, self.shape, self.period, self.oversampling) - copies
 
 
@@ -196,6 +203,8 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
     reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
     period = _period(image.shape, reach_y, reach_x)
     x_axis, y_axis, transfer = _optics(image, psf, period)
+    x_axis, x_aliased = followed_apart(x_axis, transfer[:1].abs())
+    y_axis, y_aliased = followed_apart(y_axis, transfer[:, :1].abs())
     moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
     return Convolution(
         shape=image.shape,
@@ -205,6 +214,8 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         y_axis=y_axis,
         transfer=transfer,
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
+        x_aliased=x_aliased,
+        y_aliased=y_aliased,
     )
 
 
@@ -221,6 +232,8 @@ def _model_convolution(image: Image, psf: PSF) -> ModelConvolution:
         y_axis=y_axis,
         transfer=transfer.real,
         copies=periodic_copies(image.shape, period, at_origin, dtype=dtype, device=device),
+        x_aliased=Places(),
+        y_aliased=Places(),
     )
     d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(image.shape))
     return ModelConvolution(through_pixel, d_x, d_y, wing_copies(image.shape, period, dtype=dtype, device=device))

@@ -16,6 +16,8 @@ from torch import Tensor
 
 _FALLS = -1.0  # slope of the logarithm of the transform near the Nyquist frequency below which it counts as falling
 _UNSEEN = 1e-4  # of a PSF's light may lie farther out than its reach is taken to be
+# of the transform at 0: where no alias is above the first, none is followed, and else those above the second
+_MATTERS, _FOLLOWED = 5e-4, 2e-4
 _SMOOTH = 0.3  # largest deviation from a straight line, in that logarithm
 
 
@@ -166,6 +168,48 @@ def axis_of(k: Tensor, modulus: Tensor, *, oversampling: int, contains_pixel: bo
     if not contains_pixel:
         weight_alias = weight_alias * pixel_transform(k_alias) / pixel_transform(k)
     return Axis(k, torch.stack([k, k_alias]), torch.stack([weight, weight_alias]))
+
+
+class Places(NamedTuple):
+    """Those from `start` on, before `stop`."""
+
+    start: int = 0
+    stop: int = 0
+
+
+def followed_apart(axis: Axis, modulus: Tensor) -> tuple[Axis, Places]:
+    """`axis` with the aliases that matter appended, as wavenumbers of their own, and the places of those whose aliases
+    they are; `modulus` is that of the PSF's transform along the axis.
+
+    An extended source has another transform at an alias than at the wavenumber itself. Taken as equal, it costs up to
+    1e-4 of compact sources at a FWHM of 3.5 pixels, where no alias is followed, 3e-4 at 3 and 1.4e-3 at 2.5.
+    """
+    if len(axis.both) == 1:
+        return axis, Places()
+    dim = -1 if axis.k.shape[-1] > 1 else -2
+    content = (axis.weights[1].abs() * modulus).flatten()
+    if float(content.max()) < _MATTERS:
+        return axis, Places()
+    matter = (content > _FOLLOWED).nonzero()
+    start, stop = int(matter.min()), int(matter.max()) + 1
+    aliases, weights = (values[1].narrow(dim, start, stop - start) for values in (axis.both, axis.weights))
+    rest = axis.weights[1].clone()
+    rest.narrow(dim, start, stop - start).zero_()
+    k, nothing = torch.cat([axis.k, aliases], dim), torch.zeros_like(aliases)
+    both = torch.stack([k, torch.cat([axis.both[1], nothing], dim)])
+    shares = torch.stack([torch.cat([axis.weights[0], weights], dim), torch.cat([rest, nothing], dim)])
+    return Axis(k, both, shares), Places(start, stop)
+
+
+def fold(plane: Tensor, places: Places, dim: int) -> Tensor:
+    """`plane` with the aliases at its end along `dim` added to the `places` that they are aliases of."""
+    count = places.stop - places.start
+    if count == 0:
+        return plane
+    size = plane.shape[dim] - count
+    met = plane.narrow(dim, places.start, count) + plane.narrow(dim, size, count)
+    before, after = plane.narrow(dim, 0, places.start), plane.narrow(dim, places.stop, size - places.stop)
+    return torch.cat([before, met, after], dim)
 
 
 def alias_ratio(k: Tensor, modulus: Tensor, *, contains_pixel: bool) -> Tensor:

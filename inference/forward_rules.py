@@ -239,9 +239,16 @@ def _joined(place: int) -> Callable[[Writer, Node], Tangent]:
     def rule(w: Writer, node: Node) -> Tangent:
         parts = node.args[0]
         axis = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
-        union = tuple(dict.fromkeys(e for part in parts for b in w.tangent.get(part, ()) for e in b.active))
+        moved = axis if axis < 0 else axis + 1
+        blocks = [w.tangent.get(part, ()) for part in parts]
+        if len({tuple(b.active for b in several) for several in blocks}) == 1:  # as of pieces of one array
+            return tuple(
+                Block(same[0].active, w.call(node.target, [b.rows for b in same], moved))
+                for same in zip(*blocks, strict=True)
+            )
+        union = tuple(dict.fromkeys(e for several in blocks for b in several for e in b.active))
         rows = [w.dense(part, union) for part in parts]
-        return (Block(union, w.call(node.target, rows, axis if axis < 0 else axis + 1)),)
+        return (Block(union, w.call(node.target, rows, moved)),)
 
     return rule
 

@@ -52,6 +52,9 @@ FUNCTIONS = {
     ),
     "reductions": lambda z: z.sum() * z[:4].reshape(2, 2).sum(0) + z[:4].reshape(2, 2).sum(-1) + z.mean(),
     "joined": lambda z: torch.cat([z[1:3] ** 2, z[:1], MATRIX[0], torch.stack([z[4], z[0]])]),
+    "pieces joined": lambda z: torch.cat(
+        [(LARGE * z[0] + LARGE * z[1])[:9], (LARGE * z[0] + LARGE * z[1])[9:30] * 2, LARGE[:4] * z[2]]
+    ),
     "matrices": lambda z: torch.cat([MATRIX @ z[:3], z[1:5] @ MATRIX, (MATRIX * z[0]).T @ z[1:5], (z @ z)[None]]),
     "batched matrices": lambda z: torch.bmm(MATRIX.expand(2, 4, 3), z[:3].reshape(1, 3, 1).expand(2, 3, 1)),
     "transforms": lambda z: torch.fft.irfft2(

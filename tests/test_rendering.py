@@ -507,3 +507,22 @@ def test_noisy_psf_renders_without_amplifying_its_noise():
     noisy = stamp + 1e-4 * stamp.max() * np.random.default_rng(2).normal(size=stamp.shape)
     source = light(Source(*CENTRE, 2.0, 1.0, 0.6, 0.4))
     assert error(renderer(noisy)(source), renderer(stamp)(source).numpy()) < 3e-3
+
+
+@pytest.mark.parametrize(("fwhm", "bound"), [(2.5, 2e-4), (3.0, 1e-4)])
+@pytest.mark.parametrize(
+    ("r_eff", "n", "q", "theta"), [(0.7, 0.5, 0.2, 0.4), (2.0, 1.0, 0.2, 2.3), (2.0, 4.0, 0.6, 0.4)]
+)
+def test_aliases_of_a_narrow_psf_see_the_source_where_they_are(fwhm, bound, r_eff, n, q, theta):
+    """Bound at a FWHM of 2.5 pixels: what the samples don't tell of the PSF beyond the Nyquist frequency."""
+    centre, psf = (30.37, 24.82), Moffat(fwhm, 3.5)
+    render = renderer_for(bp.Image(np.zeros((50, 61)), psf=psf.stamp((61, 61))))
+    assert render.convolution.x_aliased.stop == render.convolution.transfer.shape[-1]
+    image = render(models.Sersic(*centre, 1.0, r_eff, n, q=q, theta=theta))
+    reference = convolved(Source(*centre, r_eff, n, q, theta), psf, (50, 61))
+    assert float(np.linalg.norm(image.numpy() - reference) / np.linalg.norm(reference)) < bound
+
+
+def test_no_alias_is_followed_where_it_makes_no_difference():
+    renderer = renderer_for(bp.Image(np.zeros((50, 61)), psf=Moffat(3.5, 2.5).stamp((61, 61))))
+    assert renderer.convolution.x_aliased == renderer.convolution.y_aliased == (0, 0)
