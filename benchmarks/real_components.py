@@ -237,7 +237,7 @@ def ngc5419_rows(data: Path, params: dict[str, Any]) -> list[tuple[str, str, str
 # -- IC 3478 of two parts, with its mask
 
 
-def ic3478(data: Path, galaxy: Callable[[], Any]) -> bp.Scene:
+def ic3478(data: Path, galaxy: Callable[[], Any], **sky: Any) -> bp.Scene:
     image = bp.Image.from_fits(
         data / "imfit/ic3478rss_256.fits.gz",
         mask=data / "imfit/ic3478rss_256_mask.fits.gz",
@@ -247,7 +247,7 @@ def ic3478(data: Path, galaxy: Callable[[], Any]) -> bp.Scene:
         pixel_scale=0.396,
         name="ic3478",
     )
-    return bp.Scene(image, galaxy=galaxy())
+    return bp.Scene(image, galaxy=galaxy(), **sky)
 
 
 def plain_rows(data: Path, params: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -324,8 +324,10 @@ CASES: dict[str, Case] = {
     "ngc5419_core_sersic_nuclei": Case(
         partial(ngc5419, galaxy=partial(models.core_sersic, gamma=0.0), nuclei=True), none, ngc5419_rows, ngc5419_starts
     ),
+    "ic3478_exponential": Case(partial(ic3478, galaxy=models.exponential), none, plain_rows),
     "ic3478_sersic": Case(partial(ic3478, galaxy=models.sersic), none, plain_rows),
     "ic3478_bulge_disk": Case(partial(ic3478, galaxy=models.bulge_disk), none, plain_rows),
+    "ic3478_bulge_disk_sky": Case(partial(ic3478, galaxy=models.bulge_disk, sky=models.flat_sky()), none, plain_rows),
     "m51": Case(m51, none, m51_rows),
     f"spiral_{_NUMBERS[0]}": _spiral(_NUMBERS[0], 1.5, 0.0),
     f"spiral_{_NUMBERS[1]}": _spiral(_NUMBERS[1], -2.0, 0.0),
