@@ -1,11 +1,12 @@
 """Real galaxies from the image alone: fits with default starts and default priors beside the published values.
 
-    python benchmarks/real_galaxies.py DATA_DIR [NAME ...] [--nuts]
+    python benchmarks/real_galaxies.py DATA_DIR [NAME ...] [--nuts] [--pictures DIR]
 
-DATA_DIR holds the folders imfit, pyimfit_vcc1512, pysersic and galmoss_sdss, and published_fits.json. For each
+DATA_DIR holds the folders imfit, pyimfit_vcc1512, pysersic and galmoss_sdss, and published_fits.json; for the galaxies
+of several parts (benchmarks/real_components.py) also galfits_2114, sparcfire_sdss_spirals and photutils_m51. For each
 galaxy it prints the time of the fit, chi2 beside the published one, and every published parameter with its error,
 ours with its standard deviation, and the difference in published errors. With --nuts the posterior is sampled as
-well: its verdict, time and smallest ESS.
+well: its verdict, time and smallest ESS. With --pictures data, model and residual of each go to DIR/NAME.png.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import arviz as az
 import pyro
 import pyro.distributions as dist
 import torch
+from real_components import CASES
 from scipy.special import gamma, gammaincinv
 
 import bayesprof as bp
@@ -237,7 +239,29 @@ GALAXIES: dict[str, tuple[Callable[[Path], bp.Scene], str | None, Callable[[dict
 }
 
 
-def report(name: str, data: Path, *, sample: bool) -> None:
+def pictured(scene: bp.Scene, fit: inference.Fit, name: str, pictures: Path | None) -> None:
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        bp.plots.residual(scene, fit, path=pictures / f"{name}.png")
+
+
+def report_case(name: str, data: Path, *, pictures: Path | None) -> None:
+    """Of a galaxy of several parts, whose published values have no errors of their own kind."""
+    case = CASES[name]
+    scene = case.scene(data)
+    start = time.perf_counter()
+    fit = inference.lm(scene, init=case.init(scene))
+    print(f"\n## {name}: {fit.message} {fit.iterations} iterations, {time.perf_counter() - start:.1f} s")
+    pictured(scene, fit, name, pictures)
+    published = case.published(data)
+    beside = f", published {published:.1f}" if published is not None else ""
+    print(f"chi2 {fit.chi2:.1f} for {fit.dof} degrees of freedom{beside}\n")
+    print("| quantity | published | ours |\n|---|---|---|")
+    for label, theirs, ours in case.rows(data, fit.params):
+        print(f"| {label} | {theirs} | {ours} |", flush=True)
+
+
+def report(name: str, data: Path, *, sample: bool, pictures: Path | None) -> None:
     make_scene, key, rows_of = GALAXIES[name]
     entry = {} if key is None else json.loads((data / "published_fits.json").read_text())[key]
     scene = make_scene(data)
@@ -249,6 +273,7 @@ def report(name: str, data: Path, *, sample: bool) -> None:
     inference.lm(posterior)
     again = time.perf_counter() - start
     print(f"\n## {name}: {fit.message} {fit.iterations} iterations, {first:.1f} s, again {again:.2f} s")
+    pictured(scene, fit, name, pictures)
     published = entry.get("chi2")
     beside = f", published {published:.2f} ({100 * (fit.chi2 / published - 1):+.3f}%)" if published else ""
     print(f"chi2 {fit.chi2:.2f} for {fit.dof} degrees of freedom{beside}\n")
@@ -273,12 +298,18 @@ def report(name: str, data: Path, *, sample: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("names", nargs="*", default=list(GALAXIES), metavar="NAME", help=", ".join(GALAXIES))
-    parser.add_argument("--nuts", action="store_true")
+    parser.add_argument(
+        "names", nargs="*", default=[*GALAXIES, *CASES], metavar="NAME", help=", ".join([*GALAXIES, *CASES])
+    )
+    parser.add_argument("--nuts", action="store_true", help="of those of one or two components")
+    parser.add_argument("--pictures", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.names:
-        report(name, arguments.data, sample=arguments.nuts)
+        if name in CASES:
+            report_case(name, arguments.data, pictures=arguments.pictures)
+        else:
+            report(name, arguments.data, sample=arguments.nuts, pictures=arguments.pictures)
 
 
 if __name__ == "__main__":

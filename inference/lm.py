@@ -34,6 +34,8 @@ _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it lea
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
+_LONGEST = 5.0  # step along an entry of z, in standard deviations of the prior where it is narrowest
+_REFUSED = 3  # steps refused in one iteration, after which the exact Hessian is tried
 _LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
 
@@ -155,6 +157,8 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
     damping, growth = 1e-3, 2.0
     previous = float("inf")
     exact: Tensor | None = None
+    bent = False  # whether the last step was by an exact Hessian, far from the maximum
+    sharpest = torch.zeros_like(z)  # the largest curvature that the log prior has shown along each entry of z
     for iteration in range(1, max_iterations + 1):
         curvature = positive_curvature(information, prior) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
@@ -172,9 +176,18 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
         previous = found
         if found < _NEAR:
             damping = 0.0
-        refused = False
+        sharpest = torch.maximum(sharpest, prior.diagonal().nan_to_num(0.0))
+        refused = 0
         while True:
+            if refused == (0 if bent else _REFUSED) and found >= _NEAR:
+                # near a bound most of the curvature is that of the map to it, which Gauss-Newton leaves out
+                bending = exact_hessian(target, z, curvature)
+                bent = bending is not None
+                if bending is not None:
+                    curvature, damping, growth = bending, 0.0, 2.0
+                    scale = curvature.diagonal().clamp(min=1e-12)
             step, _ = _solve(curvature, gradient, scale, damping)
+            step = step * min(1.0, _LONGEST / max(float((step * sharpest.sqrt()).abs().max()), 1e-30))
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
 
             def ratio_to(reached: Tensor, start: Tensor = value, expected: float = expected) -> float:
@@ -186,7 +199,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                 ratio = ratio_to(trial[0])
                 if ratio > _LEAST_GAIN and bool(trial[1].isfinite().all()):
                     break
-            refused = True
+            refused += 1
             damping, growth = max(damping, 1e-6) * growth, 2 * growth
             if damping > 1e12:
                 if found < _STALLED:

@@ -702,6 +702,26 @@ def test_saddle_is_not_a_maximum():
     assert inference.lm(model, init={"a": 0.3}).params["a"] == pytest.approx(math.sqrt(4.033), abs=0.01)
 
 
+@pytest.mark.parametrize(("truth", "error"), [(-0.5, 0.01), (-0.1, 0.01), (-2.0, 0.01), (1.5, 0.01)])
+def test_fit_reaches_a_bound_that_the_data_lie_beyond(truth, error):
+    """A fraction that the data want below 0 or above 1. There the curvature is that of the map to (0, 1)."""
+    t = torch.linspace(0, 1, 200, dtype=torch.float64)
+    data = 3 * torch.exp(-truth * t) / (1 + (t / 0.4) ** 2)
+
+    def model():
+        slope = pyro.sample("slope", dist.Beta(double(1.5), double(3.5)))
+        height, width = (pyro.sample(name, dist.LogNormal(double(0.0), 1.0)) for name in ("height", "width"))
+        curve = height * torch.exp(-slope * t) / (1 + (t / width) ** 2)
+        pyro.sample("data", dist.Normal(curve, error).to_event(1), obs=data)
+
+    fit = inference.lm(model)
+    assert fit.converged
+    here = fit.z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(pyros_log_density(model, here), here)
+    assert float(slope @ torch.linalg.solve(exact_hessian(model, fit.z), slope)) < 1e-6
+    assert abs(fit.params["slope"] - (0.0 if truth < 0 else 1.0)) < 0.01
+
+
 def two_hills():
     x = pyro.sample("x", dist.Normal(double(0.0), 4.0))
     lower, higher = -0.5 * ((x + 4) / 0.5) ** 2, 3 - 0.5 * ((x - 3) / 0.5) ** 2

@@ -128,6 +128,16 @@ def test_residual_labels_stretch_and_clip(scene, fit):
     assert axes[0].images[0].origin == "lower"
 
 
+def test_stretch_reaches_the_faint_half_of_a_galaxy_that_fills_the_frame():
+    galaxy = models.sersic(x=30.0, y=24.0, flux=1e6, r_eff=20.0, n=1.0, q=0.8, theta=0.3)
+    truth = bp.Scene(bp.Image(np.zeros((48, 60)), sigma=1.0), galaxy=galaxy)
+    noise = np.random.default_rng(1).normal(size=(48, 60))
+    scene = bp.Scene(bp.Image(truth.predict().numpy() + noise, sigma=1.0), galaxy=galaxy)
+    data = plots.residual(scene, None).axes[0].images[0]
+    shown = data.norm(np.asarray(data.get_array()))
+    assert np.mean(shown <= 0) < 0.03
+
+
 def test_residual_title_gives_chi_squared_and_degrees_of_freedom(scene, fit):
     title = plots.residual(scene, fit).get_suptitle()
     assert f"{fit.chi2:.1f} / {fit.dof} = {fit.chi2 / fit.dof:.3f}" in title

@@ -108,7 +108,8 @@ def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | Non
     centre = float(np.median(pixels))
     spread = 1.4826 * np.abs(pixels - centre) if sigma is None else sigma[~data.mask]  # scaled to that of a Gaussian
     width = 3 * float(np.median(spread)) or 1.0
-    low = max(float(pixels.min()), centre - width)
+    # a galaxy that fills the frame is fainter than the median in half of it
+    low = max(float(pixels.min()), min(centre - width, float(np.percentile(model, 1)) - width / 3))
     high = max(float(np.percentile(pixels, 99.95)), float(model.max()), centre + width)
     return asinh_stretch(centre, width, low, high)
 
