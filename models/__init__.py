@@ -51,6 +51,7 @@ from bayesprof.models.sersic import Sersic, sersic
 from bayesprof.models.shaped import Shaped, shaped
 from bayesprof.models.spergel import Spergel, spergel
 from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
+from bayesprof.models.spline import Spline, spline
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
 
@@ -94,6 +95,7 @@ __all__ = [
     "Sersic",
     "Shaped",
     "Spergel",
+    "Spline",
     "Warp",
     "airy_psf",
     "basis_images",
@@ -134,5 +136,6 @@ __all__ = [
     "sersic",
     "shaped",
     "spergel",
+    "spline",
     "warp",
 ]

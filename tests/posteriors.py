@@ -271,6 +271,11 @@ COMPONENTS = {
     "spergel": models.spergel(**_priors("x", "y", "flux", "r_eff", "nu")),
     "gaussian_ring": models.gaussian_ring(**_priors("x", "y", "flux", "r_ring", "width")),
     "multi_gaussian": models.multi_gaussian(**_priors("x", "y", "fluxes"), count=3, sigmas=[1.0, 2.0, 4.0]),
+    "spline": models.spline(
+        **_priors("x", "y"),
+        knots=[0.8, 1.6, 3.2, 6.4],
+        surface_brightness=dist.LogNormal(double(4.0, 3.4, 2.0, -1.0), 0.5).to_event(1),
+    ),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),

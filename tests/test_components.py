@@ -103,6 +103,8 @@ def basis_images_light(*, weights: Any) -> models.BasisImages:
     return models.BasisImages(weights, BASIS)
 
 
+KNOTS = [0.3, 0.5, 0.75, 1.2, 1.8, 2.7, 4.2, 6.5, 10.0, 15.0]
+
 freeform_light.__name__, basis_images_light.__name__ = "Freeform", "BasisImages"
 
 CATALOGUE = [
@@ -194,6 +196,12 @@ CATALOGUE = [
         {**POSITION, "fluxes": [40.0, 90.0, 160.0, 120.0, 60.0, 30.0], **ROUND},
         {"sigmas": [0.5, 0.9, 1.6, 2.8, 5.0, 9.0]},
     ),
+    Row(
+        models.spline,
+        models.Spline,
+        {**POSITION, "surface_brightness": [14.0, 13.0, 12.0, 10.0, 8.0, 5.0, 2.4, 0.7, 0.12, 0.01], **ROUND},
+        {"knots": KNOTS},
+    ),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(freeform, freeform_light, {"values": NODES}),
     Row(basis_images, basis_images_light, {"weights": [1.5, -0.4]}),
@@ -225,6 +233,11 @@ def nodes_of(component: Any, image: bp.Image, values: dict[str, Any] | None = No
     bound = poutine.condition(component.bind(image), data={name: double(v) for name, v in (values or {}).items()})
     nodes = poutine.trace(bound).get_trace().nodes
     return {name: node for name, node in nodes.items() if node["type"] == "sample"}
+
+
+def component_knots(row: Row, image: bp.Image) -> torch.Tensor:
+    """Radii of the knots that are held by default."""
+    return row.function().bind(image).sources["knots"]
 
 
 def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
@@ -304,6 +317,17 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         scaled = math.sqrt(3) * 4.0 / length  # of neighbours
         assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * 6, rel=1e-3)
         assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=2e-3)
+    elif formula.startswith("exp of a Matern 3/2"):
+        _, _, sd, length = numbers
+        found, radii = bp.measurement.measure(image), component_knots(row, image)
+        q = (1 - math.hypot(*found.ellipticity)) / (1 + math.hypot(*found.ellipticity))
+        unit = models.Exponential(0.0, 0.0, found.flux, found.r_eff, q=q)
+        mean = torch.log(unit.brightness_at(radii[None], torch.zeros(1, 1, dtype=torch.float64)))[0]
+        torch.testing.assert_close(prior.base_dist.loc, mean.expand(prior.base_dist.loc.shape), rtol=1e-9, atol=1e-9)
+        scaled = math.sqrt(3) * math.log(float(radii[1] / radii[0])) / length  # of neighbours
+        covariance = prior.base_dist.covariance_matrix
+        assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * len(covariance), rel=1e-6)
+        assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=1e-6)
     elif formula.startswith("Normal(0, sd)"):
         assert type(prior.base_dist) is dist.Normal
         assert prior.base_dist.loc.tolist() == [0.0, 0.0]
@@ -553,6 +577,7 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("spergel",),
         ("gaussian_ring",),
         ("multi_gaussian",),
+        ("spline",),
     ],
 )
 def test_fit_recovers_what_was_simulated(rows, simulated):
@@ -645,6 +670,29 @@ MALFORMED = [
         ValueError,
         ("(2,)", "(3,)"),
         "one of each",
+    ),
+    Case("two knots", lambda: models.spline(knots=[1.0, 2.0]), ValueError, ("three knots", "2"), "add some"),
+    Case("drawn knots", lambda: models.spline(knots=dist.Normal(1.0, 1.0)), TypeError, ("knots", "prior"), "radii"),
+    Case(
+        "descending knots",
+        lambda: models.spline(knots=[1.0, 3.0, 2.0]),
+        ValueError,
+        ("> 0 and ascending", "[1.0, 3.0, 2.0]"),
+        "correct",
+    ),
+    Case(
+        "brightness of fewer knots",
+        lambda: models.Spline(1.0, 2.0, [1.0, 2.0], [1.0, 2.0, 3.0]),
+        ValueError,
+        ("(..., 3)", "(2,)"),
+        "a value for each knot",
+    ),
+    Case(
+        "dark knot",
+        lambda: models.spline(knots=[1.0, 2.0, 3.0], surface_brightness=[1.0, 0.0, 1.0]),
+        ValueError,
+        ("> 0 each",),
+        "correct",
     ),
     Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
     Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),
