@@ -35,6 +35,7 @@ from bayesprof.models.fourier_modes import FourierModes, fourier_modes
 from bayesprof.models.freeform import Freeform, freeform
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.gaussian_ellipsoid import GaussianEllipsoid, gaussian_ellipsoid
 from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
 from bayesprof.models.gaussian_ring import GaussianRing, gaussian_ring
 from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
@@ -76,6 +77,7 @@ __all__ = [
     "Freeform",
     "GalaxyWithNucleus",
     "Gaussian",
+    "GaussianEllipsoid",
     "GaussianPSF",
     "GaussianRing",
     "InclinedDisk",
@@ -117,6 +119,7 @@ __all__ = [
     "freeform",
     "galaxy_with_nucleus",
     "gaussian",
+    "gaussian_ellipsoid",
     "gaussian_psf",
     "gaussian_ring",
     "inclined_disk",

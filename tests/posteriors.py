@@ -270,6 +270,14 @@ COMPONENTS = {
     ),
     "spergel": models.spergel(**_priors("x", "y", "flux", "r_eff", "nu")),
     "gaussian_ring": models.gaussian_ring(**_priors("x", "y", "flux", "r_ring", "width")),
+    "gaussian_ellipsoid": models.gaussian_ellipsoid(
+        **_priors("x", "y", "flux"),
+        sigma=dist.LogNormal(double(1.1), 0.3),
+        theta=_THETA,
+        b_to_a=0.9,
+        cos_inclination=0.5,
+        azimuth=0.4,
+    ),
     "multi_gaussian": models.multi_gaussian(**_priors("x", "y", "fluxes"), count=3, sigmas=[1.0, 2.0, 4.0]),
     "spline": models.spline(
         **_priors("x", "y"),

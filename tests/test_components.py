@@ -191,6 +191,19 @@ CATALOGUE = [
     Row(models.spergel, models.Spergel, {**BRIGHT, "r_eff": 3.0, "nu": 0.2, **ROUND}),
     Row(models.gaussian_ring, models.GaussianRing, {**BRIGHT, "r_ring": 5.0, "width": 1.2, **ROUND}),
     Row(
+        models.gaussian_ellipsoid,
+        models.GaussianEllipsoid,
+        {
+            **BRIGHT,
+            "sigma": 3.0,
+            "b_to_a": 0.8,
+            "c_to_b": 0.6,
+            "theta": 0.4,
+            "cos_inclination": 0.5,
+            "azimuth": 0.7,
+        },
+    ),
+    Row(
         models.multi_gaussian,
         models.MultiGaussian,
         {**POSITION, "fluxes": [40.0, 90.0, 160.0, 120.0, 60.0, 30.0], **ROUND},
