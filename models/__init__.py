@@ -15,6 +15,7 @@ names are the lights behind them, for use inside a component of one's own:
 """
 
 from bayesprof.models.airy_psf import AiryPSF, airy_psf
+from bayesprof.models.bar import bar
 from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.boxiness import Boxiness, boxiness
@@ -100,6 +101,7 @@ __all__ = [
     "Spline",
     "Warp",
     "airy_psf",
+    "bar",
     "basis_images",
     "bilinear_sky",
     "boxiness",

@@ -260,6 +260,7 @@ COMPONENTS = {
     "bulge_disk": models.bulge_disk(**_priors("x", "y", "flux", "disk_r_eff")),
     "bulge_disk_bar": models.bulge_disk_bar(**_priors("x", "y", "flux", "disk_r_eff")),
     "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_priors("x", "y", "flux", "r_eff", "n"))),
+    "bar": models.bar(**_priors("x", "y", "flux", "r_eff", "r_out"), n=0.5, width_out=1.5, theta=_THETA),
     "freeform": models.freeform((3, 4), 4.0, x=11.5, y=9.5, values=dist.Normal(torch.zeros(3, 4), 2.0).to_event(2)),
     "king": models.king(**_priors("x", "y", "flux", "r_core", "r_tidal", "alpha")),
     "nuker": models.nuker(**_priors("x", "y", "surface_brightness", "r_break", "alpha", "beta", "gamma")),

@@ -83,6 +83,14 @@ def shaped_light(*, boxiness: Any, **values: Any) -> models.Shaped:
 
 shaped_light.__name__ = "Shaped"
 
+
+def bar_light(*, boxiness: Any, r_out: Any, width_out: Any, **values: Any) -> models.Shaped:
+    shapes = [models.Boxiness(boxiness), models.OuterTruncation(r_out, width_out)]
+    return models.Shaped(models.Sersic(**values), shapes)
+
+
+bar_light.__name__ = "Shaped"
+
 NODES = [[1.0, 2.0, 0.5], [-0.3, 4.0, 1.5]]
 BASIS = np.random.default_rng(6).normal(1.0, 1.0, (2, 26, 33))
 
@@ -170,6 +178,20 @@ CATALOGUE = [
         },
     ),
     Row(shaped, shaped_light, {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1], "boxiness": 0.3}),
+    Row(
+        models.bar,
+        bar_light,
+        {
+            **POSITION,
+            "flux": 500.0,
+            "r_eff": 4.0,
+            "n": 0.6,
+            "boxiness": 0.8,
+            "r_out": 7.0,
+            "width_out": 1.5,
+            **ROUND,
+        },
+    ),
     Row(models.king, models.King, {**BRIGHT, "r_core": 2.0, "r_tidal": 14.0, "alpha": 1.8, **ROUND}),
     Row(
         models.nuker,
@@ -591,6 +613,7 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("gaussian_ring",),
         ("multi_gaussian",),
         ("spline",),
+        ("bar",),
     ],
 )
 def test_fit_recovers_what_was_simulated(rows, simulated):
@@ -666,6 +689,7 @@ MALFORMED = [
     ),
     Case("beta of Ferrer", lambda: models.ferrer(beta=2.0), ValueError, ("beta in [-2, 1.9]", "2.0"), "correct"),
     Case("cusp", lambda: models.nuker(gamma=1.6), ValueError, ("gamma in [0, 1.4]", "1.6"), "correct"),
+    Case("boxy bar", lambda: models.bar(boxiness=5.0), ValueError, ("bar", "in [-1, 4]", "5.0"), "correct"),
     Case("nu", lambda: models.spergel(nu=-0.9), ValueError, ("nu in [-0.7, 4]", "-0.9"), "correct"),
     Case("tidal radius", lambda: models.king(r_tidal=0.0), ValueError, ("r_tidal > 0", "0.0"), "correct"),
     Case("no Gaussians", lambda: models.multi_gaussian(count=0), ValueError, ("count", "0"), "how many"),
