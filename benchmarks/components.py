@@ -59,11 +59,11 @@ def main() -> None:
         nodes = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
         runs[name] = (functions, point, nodes, [])
         for _ in range(5):
-            functions("value_and_grad", point)
+            functions("value_and_grad", [point])
     for _ in range(options.repeats):
         for functions, point, _, times in runs.values():
             start = time.thread_time()
-            functions("value_and_grad", point)
+            functions("value_and_grad", [point])
             times.append(time.thread_time() - start)
     reference = np.quantile(runs[REFERENCE][-1], 0.1)
     print("| component | parameters | operations | value and gradient | over Sersic |\n|---|---|---|---|---|")

@@ -84,10 +84,10 @@ def main() -> None:
         with torch.no_grad():
             cells.append(milliseconds(lambda: direct(points, *functions.forward.constants), 12))  # noqa: B023
         posterior.prepare("value_and_grad", batch=chains, calls=10_000, compile=False)
-        cells.append(milliseconds(lambda: functions("value_and_grad", points)))  # noqa: B023
+        cells.append(milliseconds(lambda: functions("value_and_grad", [points])))  # noqa: B023
         if arguments.compile:
             posterior.prepare("value_and_grad", batch=chains, calls=10_000, compile=True)
-            cells.append(milliseconds(lambda: functions("value_and_grad", points)))  # noqa: B023
+            cells.append(milliseconds(lambda: functions("value_and_grad", [points])))  # noqa: B023
         nodes = len(functions._shared.captured[("value_and_grad", chains)].graph.graph.nodes)
         shown = [f"{cell / chains:.2f} ms" for cell in cells] + [""] * (4 - len(cells))
         print(f"| {chains} | {' | '.join(shown)} | {nodes} |", flush=True)
@@ -95,7 +95,7 @@ def main() -> None:
     for name, batch in (("expansion", 1), ("log_density", posterior.most_together)):
         points = z.expand(batch, -1).clone()
         posterior.prepare(name, batch=batch, calls=10_000, compile=False)
-        cost = milliseconds(lambda: functions(name, points)) / batch  # noqa: B023
+        cost = milliseconds(lambda: functions(name, [points])) / batch  # noqa: B023
         print(f"{name}, captured, for each of {batch}: {cost:.2f} ms")
 
 

@@ -512,3 +512,15 @@ def test_default_priors_draw_finite_images_and_starts_lie_inside(name, dtype, si
     for _ in range(5):
         assert bool(poutine.trace(scene).get_trace().nodes["_RETURN"]["value"].isfinite().all())
     assert set(scene.units) >= {f"it.{parameter}" for parameter in SHAPE_FUNCTIONS[name]().parameters}
+
+
+@pytest.mark.parametrize("name", SHAPE_FUNCTIONS)
+def test_prepared_gradient_of_every_shape_is_the_direct_one(name, simulated):
+    image = simulated(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7))
+    posterior = inference.Posterior(bp.Scene(image, it=models.shaped(models.sersic(), SHAPE_FUNCTIONS[name]())))
+    z = posterior.initial() + 0.01
+    expected = torch.func.grad(posterior.log_density)(z)
+    posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
+    value, gradient = posterior.value_and_grad(z)
+    assert float(value) == pytest.approx(float(posterior.log_density(z)), rel=1e-10)
+    torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
