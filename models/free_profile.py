@@ -16,7 +16,7 @@ smoothly (:mod:`bayesprof.models.matern`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -82,8 +82,8 @@ def cardinal_splines(t: Tensor, knots: Tensor) -> Tensor:
     return within + before + after
 
 
-def checked_brightness(kind: str, surface_brightness: Any, knots: Any, axes: Sequence[str] = ()) -> list[Tensor]:
-    """Brightness, of which the last axes are `axes` and the knots, and knots, as tensors.
+def checked_brightness(kind: str, surface_brightness: Any, knots: Any) -> list[Tensor]:
+    """Brightness and knots as tensors.
 
     Raises
     ------
@@ -93,10 +93,9 @@ def checked_brightness(kind: str, surface_brightness: Any, knots: Any, axes: Seq
     surface_brightness, knots = as_tensors(surface_brightness, knots)
     if knots.ndim != 1 or len(knots) < 3:
         raise ValueError(f"{kind}: expected three knots or more, got knots of shape {tuple(knots.shape)}; add some")
-    if surface_brightness.ndim < 1 + len(axes) or surface_brightness.shape[-1] != len(knots):
-        expected = ", ".join(["...", *axes, str(len(knots))])
+    if surface_brightness.ndim == 0 or surface_brightness.shape[-1] != len(knots):
         raise ValueError(
-            f"{kind}: expected surface_brightness of shape ({expected}), a value for each knot, got shape "
+            f"{kind}: expected surface_brightness of shape (..., {len(knots)}), a value for each knot, got shape "
             f"{tuple(surface_brightness.shape)}"
         )
     return [surface_brightness, knots]
@@ -136,17 +135,13 @@ def default_knots(found: Measurement, count: int) -> list[float]:
     return radii
 
 
-def brightness_parameter(knots: Any, count: int, rays: int = 0) -> Parameter:
-    """Surface brightness at each knot, or at each knot along each of a number of `rays`; all rays are equally likely
-    and neighbours alike, their logarithms being half common and half their own.
-    """
-    ray = (Axis("ray", tuple(range(rays))),) if rays else ()
-    return Parameter(
-        "{flux}", "> 0 each", _positive, _brightness_of(knots, count, rays), (*ray, Axis("knot", tuple(range(count))))
-    )
+def brightness_parameter(knots: Any, count: int) -> Parameter:
+    """Surface brightness at each knot."""
+    axes = (Axis("knot", tuple(range(count))),)
+    return Parameter("{flux}", "> 0 each", _positive, _brightness_of(knots, count), axes)
 
 
-def _brightness_of(knots: Any, count: int, rays: int) -> Callable[[Measurement, Image], Default]:
+def _brightness_of(knots: Any, count: int) -> Callable[[Measurement, Image], Default]:
     def default(found: Measurement, image: Image) -> Default:
         given = default_knots(found, count) if knots is None else getattr(knots, "value", knots)
         radii = torch.as_tensor(given, dtype=torch.float64, device="cpu")
