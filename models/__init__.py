@@ -15,6 +15,7 @@ names are the lights behind them, for use inside a component of one's own:
 """
 
 from bayesprof.models.airy_psf import AiryPSF, airy_psf
+from bayesprof.models.bar import bar
 from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
 from bayesprof.models.boxiness import Boxiness, boxiness
@@ -35,6 +36,7 @@ from bayesprof.models.fourier_modes import FourierModes, fourier_modes
 from bayesprof.models.freeform import Freeform, freeform
 from bayesprof.models.galaxy_with_nucleus import GalaxyWithNucleus, galaxy_with_nucleus
 from bayesprof.models.gaussian import Gaussian, gaussian
+from bayesprof.models.gaussian_ellipsoid import GaussianEllipsoid, gaussian_ellipsoid
 from bayesprof.models.gaussian_psf import GaussianPSF, gaussian_psf
 from bayesprof.models.gaussian_ring import GaussianRing, gaussian_ring
 from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
@@ -51,6 +53,7 @@ from bayesprof.models.sersic import Sersic, sersic
 from bayesprof.models.shaped import Shaped, shaped
 from bayesprof.models.spergel import Spergel, spergel
 from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
+from bayesprof.models.spline import Spline, spline
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
 
@@ -75,6 +78,7 @@ __all__ = [
     "Freeform",
     "GalaxyWithNucleus",
     "Gaussian",
+    "GaussianEllipsoid",
     "GaussianPSF",
     "GaussianRing",
     "InclinedDisk",
@@ -94,8 +98,10 @@ __all__ = [
     "Sersic",
     "Shaped",
     "Spergel",
+    "Spline",
     "Warp",
     "airy_psf",
+    "bar",
     "basis_images",
     "bilinear_sky",
     "boxiness",
@@ -115,6 +121,7 @@ __all__ = [
     "freeform",
     "galaxy_with_nucleus",
     "gaussian",
+    "gaussian_ellipsoid",
     "gaussian_psf",
     "gaussian_ring",
     "inclined_disk",
@@ -134,5 +141,6 @@ __all__ = [
     "sersic",
     "shaped",
     "spergel",
+    "spline",
     "warp",
 ]

@@ -1,11 +1,7 @@
 """Light of no formula: a lattice of values, with a smooth surface between them and a prior that prefers smooth ones.
 
 For tidal debris, clumps and whatever else a profile leaves over. The prior of the values is a Gaussian process with the
-Matern covariance of order 3/2 (Rasmussen & Williams 2006, equation 4.17),
-
-cov = sd^2 (1 + sqrt(3) d / length) exp(-sqrt(3) d / length),
-
-d the distance of two nodes.
+Matern covariance of order 3/2 (:mod:`bayesprof.models.matern`).
 """
 
 from __future__ import annotations
@@ -23,9 +19,9 @@ from bayesprof.image import Image
 from bayesprof.light import Lattice, as_tensors
 from bayesprof.measurement import Measurement
 from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.matern import matern_factor
 
 _LENGTH = 2.0  # of the default prior's covariance, in steps of the lattice
-_JITTER = 1e-8  # of the variance, for the Cholesky factor
 
 
 class Freeform(Lattice):
@@ -93,9 +89,10 @@ def freeform(shape: tuple[int, int], step: float, *, x: float, y: float, values:
 def _default_of(rows: int, columns: int, step: float) -> Callable[[Measurement, Image], Default]:
     def default(found: Measurement, image: Image) -> Default:
         sd, length = abs(found.flux) / (math.pi * found.r_eff**2), _LENGTH * step
+        place = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64) for size in (rows, columns)))
         prior = dist.MultivariateNormal(
             torch.zeros(rows * columns, dtype=image.dtype, device=image.device),
-            scale_tril=number(sd, image) * _factor(rows, columns, length / step).to(image.data),
+            scale_tril=number(sd, image) * matern_factor(place, length / step).to(image.data),
         )
         rows_apart = ReshapeTransform(torch.Size([rows * columns]), torch.Size([rows, columns]))
         reshaped = dist.TransformedDistribution(prior, [rows_apart])
@@ -103,11 +100,3 @@ def _default_of(rows: int, columns: int, step: float) -> Callable[[Measurement, 
         return Default(reshaped, torch.zeros(rows, columns), formula)
 
     return default
-
-
-def _factor(rows: int, columns: int, length: float) -> Tensor:
-    """Cholesky factor of the correlations of a lattice's nodes, for a `length` in steps; float64."""
-    place = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64) for size in (rows, columns)))
-    scaled = math.sqrt(3) / length * torch.cdist(place, place)
-    unit = torch.eye(len(place), dtype=torch.float64)
-    return torch.linalg.cholesky((1 + scaled) * torch.exp(-scaled) + _JITTER * unit)

@@ -151,7 +151,7 @@ def inclined_disk(
     >>> from bayesprof import models
     >>> disk = models.inclined_disk(thickness=0.14)
     """
-    parameters = {**POSITION, **FLUX, **SCALE_LENGTH, **THICKNESS, "cos_inclination": _COS_INCLINATION, **THETA}
+    parameters = {**POSITION, **FLUX, **SCALE_LENGTH, **THICKNESS, "cos_inclination": COS_INCLINATION, **THETA}
     return component(
         "inclined_disk",
         InclinedDisk,
@@ -178,7 +178,7 @@ def _inclination(cosine: Tensor) -> Tensor:
     return torch.arccos(cosine.clamp(max=1 - torch.finfo(cosine.dtype).eps))
 
 
-_COS_INCLINATION = Parameter("", "in [0, 1]", lambda cosine: 0 <= cosine <= 1, _cos_inclination)
+COS_INCLINATION = Parameter("", "in [0, 1]", lambda cosine: 0 <= cosine <= 1, _cos_inclination)
 _INCLINATION = Derived("rad", "arccos(cos_inclination)", lambda v: _inclination(v["cos_inclination"]))
 
 

@@ -91,7 +91,10 @@ class PowerSpiral(Shape):
             object.__setattr__(self, name, value)
 
     def __call__(self, place: Place) -> Place:
-        slope = (2 - torch.atanh(2 * _C / (self.rotation.abs() + _C) - 1.00001)) / (1 - self.bar.clamp(0, _LONGEST))
+        ending = 2 * _C / (self.rotation.abs() + _C) - 1.00001
+        # artanh by logarithms: TorchScript's interpreter, which runs captured graphs, can't trace its derivative
+        bend = 0.5 * (torch.log1p(ending) - torch.log1p(-ending))
+        slope = (2 - bend) / (1 - self.bar.clamp(0, _LONGEST))
         radius = place.radius * per_pixel(1 / self.r_out)
         ramp = 0.5 * (torch.tanh(per_pixel(slope) * (radius - 1) + 2) + 1)
         power = torch.exp(per_pixel(self.alpha) * torch.log(0.5 * (radius + 1)))

@@ -83,6 +83,14 @@ def shaped_light(*, boxiness: Any, **values: Any) -> models.Shaped:
 
 shaped_light.__name__ = "Shaped"
 
+
+def bar_light(*, boxiness: Any, r_out: Any, width_out: Any, **values: Any) -> models.Shaped:
+    shapes = [models.Boxiness(boxiness), models.OuterTruncation(r_out, width_out)]
+    return models.Shaped(models.Sersic(**values), shapes)
+
+
+bar_light.__name__ = "Shaped"
+
 NODES = [[1.0, 2.0, 0.5], [-0.3, 4.0, 1.5]]
 BASIS = np.random.default_rng(6).normal(1.0, 1.0, (2, 26, 33))
 
@@ -102,6 +110,8 @@ def basis_images(**values: Any) -> Any:
 def basis_images_light(*, weights: Any) -> models.BasisImages:
     return models.BasisImages(weights, BASIS)
 
+
+KNOTS = [0.3, 0.5, 0.75, 1.2, 1.8, 2.7, 4.2, 6.5, 10.0, 15.0]
 
 freeform_light.__name__, basis_images_light.__name__ = "Freeform", "BasisImages"
 
@@ -168,6 +178,20 @@ CATALOGUE = [
         },
     ),
     Row(shaped, shaped_light, {**POSITION, "flux": 500.0, "r_eff": 3.0, "ellipticity": [0.2, 0.1], "boxiness": 0.3}),
+    Row(
+        models.bar,
+        bar_light,
+        {
+            **POSITION,
+            "flux": 500.0,
+            "r_eff": 4.0,
+            "n": 0.6,
+            "boxiness": 0.8,
+            "r_out": 7.0,
+            "width_out": 1.5,
+            **ROUND,
+        },
+    ),
     Row(models.king, models.King, {**BRIGHT, "r_core": 2.0, "r_tidal": 14.0, "alpha": 1.8, **ROUND}),
     Row(
         models.nuker,
@@ -189,10 +213,29 @@ CATALOGUE = [
     Row(models.spergel, models.Spergel, {**BRIGHT, "r_eff": 3.0, "nu": 0.2, **ROUND}),
     Row(models.gaussian_ring, models.GaussianRing, {**BRIGHT, "r_ring": 5.0, "width": 1.2, **ROUND}),
     Row(
+        models.gaussian_ellipsoid,
+        models.GaussianEllipsoid,
+        {
+            **BRIGHT,
+            "sigma": 3.0,
+            "b_to_a": 0.8,
+            "c_to_b": 0.6,
+            "theta": 0.4,
+            "cos_inclination": 0.5,
+            "azimuth": 0.7,
+        },
+    ),
+    Row(
         models.multi_gaussian,
         models.MultiGaussian,
         {**POSITION, "fluxes": [40.0, 90.0, 160.0, 120.0, 60.0, 30.0], **ROUND},
         {"sigmas": [0.5, 0.9, 1.6, 2.8, 5.0, 9.0]},
+    ),
+    Row(
+        models.spline,
+        models.Spline,
+        {**POSITION, "surface_brightness": [14.0, 13.0, 12.0, 10.0, 8.0, 5.0, 2.4, 0.7, 0.12, 0.01], **ROUND},
+        {"knots": KNOTS},
     ),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(freeform, freeform_light, {"values": NODES}),
@@ -225,6 +268,11 @@ def nodes_of(component: Any, image: bp.Image, values: dict[str, Any] | None = No
     bound = poutine.condition(component.bind(image), data={name: double(v) for name, v in (values or {}).items()})
     nodes = poutine.trace(bound).get_trace().nodes
     return {name: node for name, node in nodes.items() if node["type"] == "sample"}
+
+
+def component_knots(row: Row, image: bp.Image) -> torch.Tensor:
+    """Radii of the knots that are held by default."""
+    return row.function().bind(image).sources["knots"]
 
 
 def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
@@ -304,6 +352,17 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         scaled = math.sqrt(3) * 4.0 / length  # of neighbours
         assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * 6, rel=1e-3)
         assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=2e-3)
+    elif formula.startswith("exp of a Matern 3/2"):
+        _, _, sd, length = numbers
+        found, radii = bp.measurement.measure(image), component_knots(row, image)
+        q = (1 - math.hypot(*found.ellipticity)) / (1 + math.hypot(*found.ellipticity))
+        unit = models.Exponential(0.0, 0.0, found.flux, found.r_eff, q=q)
+        mean = torch.log(unit.brightness_at(radii[None], torch.zeros(1, 1, dtype=torch.float64)))[0]
+        torch.testing.assert_close(prior.base_dist.loc, mean.expand(prior.base_dist.loc.shape), rtol=1e-9, atol=1e-9)
+        scaled = math.sqrt(3) * math.log(float(radii[1] / radii[0])) / length  # of neighbours
+        covariance = prior.base_dist.covariance_matrix
+        assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * len(covariance), rel=1e-6)
+        assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=1e-6)
     elif formula.startswith("Normal(0, sd)"):
         assert type(prior.base_dist) is dist.Normal
         assert prior.base_dist.loc.tolist() == [0.0, 0.0]
@@ -553,6 +612,8 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("spergel",),
         ("gaussian_ring",),
         ("multi_gaussian",),
+        ("spline",),
+        ("bar",),
     ],
 )
 def test_fit_recovers_what_was_simulated(rows, simulated):
@@ -628,6 +689,7 @@ MALFORMED = [
     ),
     Case("beta of Ferrer", lambda: models.ferrer(beta=2.0), ValueError, ("beta in [-2, 1.9]", "2.0"), "correct"),
     Case("cusp", lambda: models.nuker(gamma=1.6), ValueError, ("gamma in [0, 1.4]", "1.6"), "correct"),
+    Case("boxy bar", lambda: models.bar(boxiness=5.0), ValueError, ("bar", "in [-1, 4]", "5.0"), "correct"),
     Case("nu", lambda: models.spergel(nu=-0.9), ValueError, ("nu in [-0.7, 4]", "-0.9"), "correct"),
     Case("tidal radius", lambda: models.king(r_tidal=0.0), ValueError, ("r_tidal > 0", "0.0"), "correct"),
     Case("no Gaussians", lambda: models.multi_gaussian(count=0), ValueError, ("count", "0"), "how many"),
@@ -645,6 +707,29 @@ MALFORMED = [
         ValueError,
         ("(2,)", "(3,)"),
         "one of each",
+    ),
+    Case("two knots", lambda: models.spline(knots=[1.0, 2.0]), ValueError, ("three knots", "2"), "add some"),
+    Case("drawn knots", lambda: models.spline(knots=dist.Normal(1.0, 1.0)), TypeError, ("knots", "prior"), "radii"),
+    Case(
+        "descending knots",
+        lambda: models.spline(knots=[1.0, 3.0, 2.0]),
+        ValueError,
+        ("> 0 and ascending", "[1.0, 3.0, 2.0]"),
+        "correct",
+    ),
+    Case(
+        "brightness of fewer knots",
+        lambda: models.Spline(1.0, 2.0, [1.0, 2.0], [1.0, 2.0, 3.0]),
+        ValueError,
+        ("(..., 3)", "(2,)"),
+        "a value for each knot",
+    ),
+    Case(
+        "dark knot",
+        lambda: models.spline(knots=[1.0, 2.0, 3.0], surface_brightness=[1.0, 0.0, 1.0]),
+        ValueError,
+        ("> 0 each",),
+        "correct",
     ),
     Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
     Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),

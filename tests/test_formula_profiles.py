@@ -76,6 +76,26 @@ def spergel(r, r_eff, nu):
     return (low * r / r_eff) ** nu * kv(nu, low * r / r_eff)
 
 
+KNOTS = np.array([0.6, 1.5, 4.0, 9.0, 20.0])
+VALUES = ("v1", "v2", "v3", "v4", "v5")
+
+
+def spline(r, **values):
+    """Natural in ln sqrt(R^2 + R_1^2), straight on, and cut at twice the last knot."""
+    t, at = (0.5 * np.log(radius**2 + KNOTS[0] ** 2) for radius in (r, KNOTS))
+    fall = (KNOTS / (2 * KNOTS[-1])) ** 4
+    curve = CubicSpline(at, np.log(list(values.values())) + fall, bc_type="natural")
+    nearest = np.clip(t, at[0], at[-1])
+    return np.exp(curve(nearest) + (t - nearest) * curve(nearest, 1) - (r / (2 * KNOTS[-1])) ** 4)
+
+
+def spline_light(x, y, surface_brightness, *values, **ellipse):
+    """One whose values are `surface_brightness` times these."""
+    level = torch.as_tensor(surface_brightness)
+    stacked = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(value) for value in values)), dim=-1)
+    return models.Spline(x, y, level[..., None] * stacked.to(level), KNOTS, **ellipse)
+
+
 @dataclass(frozen=True)
 class Case:
     """A light, its formula, the parameters of both, and where the formula isn't smooth and ends, pixels."""
@@ -178,6 +198,12 @@ CASES = {
     "ring": Case(models.GaussianRing, gaussian_ring, {"r_ring": 12.0, "width": 2.0}, (12.0,), 40.0),
     "ring, thin": Case(models.GaussianRing, gaussian_ring, {"r_ring": 14.0, "width": 0.3}, (14.0,), 18.0),
     "ring, wide": Case(models.GaussianRing, gaussian_ring, {"r_ring": 4.0, "width": 5.0}, (), 50.0),
+    "spline": Case(
+        spline_light, spline, dict(zip(VALUES, (9.0, 6.0, 2.0, 0.4, 0.02), strict=True)), tuple(KNOTS), 100.0, True
+    ),
+    "spline, bumpy and rising": Case(
+        spline_light, spline, dict(zip(VALUES, (2.0, 9.0, 0.5, 3.0, 4.0), strict=True)), tuple(KNOTS), 100.0, True
+    ),
     "spergel": Case(models.Spergel, spergel, {"r_eff": 4.0, "nu": 0.2}, (), 100.0),
     "spergel, steep": Case(models.Spergel, spergel, {"r_eff": 6.0, "nu": -0.55}, (), 400.0),
     "spergel, shallow": Case(models.Spergel, spergel, {"r_eff": 4.0, "nu": 3.3}, (), 60.0),
@@ -366,6 +392,18 @@ def test_half_of_the_light_of_a_spergel_profile_is_within_r_eff(nu):
     assert light[r < 1].sum() == pytest.approx(0.5, abs=1e-4 if nu < -0.5 else 1e-6)
 
 
+@pytest.mark.parametrize(("n", "knots", "bound"), [(0.5, 16, 2e-4), (1.0, 8, 3e-3), (1.0, 12, 5e-4), (2.5, 12, 3e-3)])
+def test_spline_through_points_of_a_sersic_profile_is_that_profile(n, knots, bound):
+    """As far as so many knots can follow it; with n of 2.5 it is brighter within the first one, which is flat."""
+    radii = torch.from_numpy(5.0 * np.geomspace(0.05 if n > 1 else 0.1, 8.0 if n > 1 else 5.0, knots))
+    sersic = models.Sersic(*CENTRE, 100.0, 5.0, n, **SIZE)
+    values = models.Sersic(*CENTRE, 100.0, 5.0, n, q=0.6).brightness_at(radii[None], torch.zeros_like(radii)[None])[0]
+    light = models.Spline(*CENTRE, values, radii, **SIZE)
+    assert float(light.flux) == pytest.approx(100.0, rel=bound)
+    render = renderer(PSF.stamp((61, 61)))
+    assert error(render(light), render(sersic).numpy()) < bound
+
+
 # -- derivatives, batches, precision
 
 
@@ -465,6 +503,8 @@ EXTREMES = [
     (models.BrokenExponential, (100.0, 1e-2, 0.1, 1e-3)),
     (models.GaussianRing, (100.0, 1e-3)),
     (models.GaussianRing, (1e-2, 100.0)),
+    (spline_light, (1e2, 1e-2, 1e2, 1e-2, 1e2)),
+    (spline_light, (1e-30, 1e-30, 1.0, 1e-30, 1e-30)),
     (models.Spergel, (200.0, -0.7)),
     (models.Spergel, (0.05, 4.0)),
 ]

@@ -10,7 +10,7 @@ GUIDE = ROOT / "docs" / "components.md"
 def test_its_code_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict = {}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"components.md, block {number}", "exec"), names)

@@ -40,10 +40,12 @@ SHAPES: dict[str, list[Shape]] = {
     "power spiral": [models.PowerSpiral(-2.5, 9.0, 0.2, 0.4), models.FourierModes((2,), [[0.25, 0.1]])],
     "warp": [models.Warp((2.0, 5.0, 9.0), [[0.1, 0.0], [0.0, 0.2], [-0.1, 0.2]])],
     "boxy modes": [models.Boxiness(0.4), models.FourierModes((1, 3), FOURIER)],
+    "bar": [models.Boxiness(0.8), models.OuterTruncation(7.0, 2.0)],
 }
 each_shape = pytest.mark.parametrize("kind", SHAPES)
 # not normalised by a mean over angles alone
-RADIAL = ("outer truncation", "inner truncation", "warp")
+RADIAL = ("outer truncation", "inner truncation", "warp", "bar")
+ENDING = ("outer truncation", "bar")
 
 
 def galaxy(kind: str, **changes: Any) -> models.Shaped:
@@ -92,6 +94,9 @@ def plane_light(kind: str) -> Plane:
         "log spiral": lambda r, phi: sersic(r * np.exp(modes(phi - np.log(1 + (r / 2.5) ** 2), arms))),
         "power spiral": lambda r, phi: sersic(r * np.exp(modes(phi - power_turn(r), arms))),
         "warp": lambda r, phi: sersic(warped(r, phi)),
+        "bar": lambda r, phi: (
+            sersic(r * superellipse(phi, 0.8)) * 0.5 * (1 - np.tanh((r * superellipse(phi, 0.8) - 7.0) / 2.0))
+        ),
         "boxy modes": lambda r, phi: sersic(r * superellipse(phi, 0.4) * np.exp(modes(phi, *two))),
     }
 
@@ -149,6 +154,24 @@ def test_image_with_a_psf_agrees_with_integration_on_finer_cells(kind, seeing):
     assert error(seeing(galaxy(kind)), blurred(reference(kind), PSF, SHAPE)) < 1e-4
 
 
+@pytest.mark.parametrize(("q", "bound"), [(0.35, 3e-5), (0.2, 3e-4)])
+def test_image_of_a_thin_bar_agrees_with_integration_on_finer_cells(q, bound, seeing):
+    values = {"flux": 1.0, "r_eff": 5.0, "n": 0.6, "boxiness": 0.8, "r_out": 9.0, "width_out": 1.5}
+    component = models.bar(x=CENTRE[0], y=CENTRE[1], **values, q=q, theta=THETA)
+    bar = component.bind(bp.Image(np.zeros(SHAPE)))()
+    b = gammaincinv(2 * 0.6, 0.5)
+
+    def surface(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        along, across = dx * math.cos(THETA) + dy * math.sin(THETA), dy * math.cos(THETA) - dx * math.sin(THETA)
+        r = (np.abs(along) ** 2.8 + np.abs(across / q) ** 2.8) ** (1 / 2.8)
+        return np.exp(-b * (r / 5.0) ** (1 / 0.6)) * 0.5 * (1 - np.tanh((r - 9.0) / 1.5))
+
+    expected = blurred(Contoured(*CENTRE, 0.5 * q, surface), PSF, SHAPE)
+    peak = surface(np.zeros(1), np.zeros(1))[0] / float(bar.brightness_at(*torch.full((2, 1, 1), 1e-9).double()))
+    assert error(seeing(bar) * peak, expected) < bound
+    assert expected.sum() / peak == pytest.approx(1.0, abs=2e-3)  # but for the light beyond the image
+
+
 @each_shape
 def test_image_without_a_psf_agrees_with_quadrature(kind, pixels):
     assert error(pixels(galaxy(kind)), integrated(reference(kind), SHAPE, order=8)) < 2e-4
@@ -162,7 +185,7 @@ def test_flux_is_the_light_of_a_large_image(kind, n):
     plain = models.Sersic(150.2, 149.7, 1.0, 2.5, n, q=Q, theta=THETA)
     # what lies beyond the image is that of the profile, brighter where the shape took away from the middle
     brighter = float(shape.level) * Q * 2.5**2
-    beyond = 0.0 if kind == "outer truncation" else brighter * (1 - float(wide(plain).sum()))
+    beyond = 0.0 if kind in ENDING else brighter * (1 - float(wide(plain).sum()))
     assert float(wide(shape).sum()) == pytest.approx(1 - beyond, abs=3e-4 if kind in RADIAL else 2e-4)
 
 
@@ -335,6 +358,11 @@ COMPONENTS = {
         {"fourier": [[0.08, -0.05]]},
         lambda values: [models.FourierModes((3,), values["fourier"])],
     ),
+    "bar": (
+        (models.boxiness(), models.outer_truncation(width_out=2.0)),
+        {"boxiness": 0.8, "r_out": 7.0},
+        lambda values: [models.Boxiness(values["boxiness"]), models.OuterTruncation(values["r_out"], 2.0)],
+    ),
     "spiral": (
         (models.log_spiral(winding=dist.LogNormal(0.7, 0.5)), models.fourier_modes((2,))),
         {"winding": 1.8, "r_bar": 2.5, "fourier": [[-0.15, 0.0]]},
@@ -484,3 +512,15 @@ def test_default_priors_draw_finite_images_and_starts_lie_inside(name, dtype, si
     for _ in range(5):
         assert bool(poutine.trace(scene).get_trace().nodes["_RETURN"]["value"].isfinite().all())
     assert set(scene.units) >= {f"it.{parameter}" for parameter in SHAPE_FUNCTIONS[name]().parameters}
+
+
+@pytest.mark.parametrize("name", SHAPE_FUNCTIONS)
+def test_prepared_gradient_of_every_shape_is_the_direct_one(name, simulated):
+    image = simulated(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7))
+    posterior = inference.Posterior(bp.Scene(image, it=models.shaped(models.sersic(), SHAPE_FUNCTIONS[name]())))
+    z = posterior.initial() + 0.01
+    expected = torch.func.grad(posterior.log_density)(z)
+    posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
+    value, gradient = posterior.value_and_grad(z)
+    assert float(value) == pytest.approx(float(posterior.log_density(z)), rel=1e-10)
+    torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
