@@ -38,7 +38,8 @@ class FieldTransfer:
             (position.clamp(-0.5, last + 0.5) - offset) * (1 / scale)
             for position, last, offset, scale in zip((x, y), self.last, self.offset, self.scale, strict=True)
         )
-        terms = torch.stack(polynomial_terms(*torch.broadcast_tensors(u, v), self.degree), dim=-1)
+        u, v = torch.broadcast_tensors(u, v)
+        terms = torch.stack(polynomial_terms(u, v, self.degree), dim=-1)
         weights = terms / (terms @ self.totals)[..., None]
         return torch.complex(*(torch.tensordot(weights, part, dims=1) for part in (self.real, self.imaginary)))
 
