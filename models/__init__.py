@@ -53,6 +53,7 @@ from bayesprof.models.spergel import Spergel, spergel
 from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
+from bayesprof.models.zernike_psf import ZernikePSF, zernike_psf
 
 __all__ = [
     "AiryPSF",
@@ -95,6 +96,7 @@ __all__ = [
     "Shaped",
     "Spergel",
     "Warp",
+    "ZernikePSF",
     "airy_psf",
     "basis_images",
     "bilinear_sky",
@@ -135,4 +137,5 @@ __all__ = [
     "shaped",
     "spergel",
     "warp",
+    "zernike_psf",
 ]
