@@ -9,9 +9,11 @@ from importlib import import_module
 from types import ModuleType
 
 from bayesprof.image import Image
+from bayesprof.psf_field import PSFField
+from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
 
-__all__ = ["Image", "Scene", "__version__", "inference", "models", "plots"]
+__all__ = ["Image", "PSFField", "Scene", "__version__", "inference", "models", "plots", "read_psfex"]
 
 __version__ = "0.1.0"
 

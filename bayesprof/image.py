@@ -14,7 +14,8 @@ from astropy import units as u
 from astropy.nddata import NDData
 from astropy.wcs import WCS
 
-from bayesprof import checking, instrument, noise, reading
+from bayesprof import checking, instrument, noise, psfex, reading
+from bayesprof.psf_field import PSFField
 
 
 class Image:
@@ -36,10 +37,11 @@ class Image:
         Sky level already removed from the data, in data units.
     mask : array_like [ny, nx], optional
         True (or non-zero) where a pixel is ignored; joined with the mask of masked arrays.
-    psf : array_like [h, w], optional
-        Normalised here to sum 1; its origin is the geometric centre of the array, ((w - 1) / 2, (h - 1) / 2).
+    psf : array_like [h, w] or PSFField, optional
+        Normalised here to sum 1; its origin is the geometric centre of the array, ((w - 1) / 2, (h - 1) / 2). A
+        :class:`bayesprof.psf_field.PSFField` varies over the image.
     psf_oversampling : int
-        PSF pixels per image pixel along a side.
+        PSF pixels per image pixel along a side; a PSFField brings its own.
     psf_contains_pixel : bool
         True for an empirical PSF, which already includes the integration over a pixel; False for an optical one.
     wcs : astropy.wcs.WCS, optional
@@ -65,7 +67,9 @@ class Image:
         In masked pixels data is 0 and sigma 1, so that no NaN can leak into a gradient. sigma is None without noise
         information. valid = ~mask.
     psf : Tensor [h, w] or None
-        Sum 1.
+        Sum 1; that at the middle of the image where it varies.
+    psf_field : PSFField or None
+        The PSF as it varies over the image.
     raw : ndarray
         The data as given (their own dtype, nothing replaced), read-only.
     noise_kind : str or None
@@ -103,6 +107,7 @@ dtype, device
     mask: torch.Tensor
     valid: torch.Tensor
     psf: torch.Tensor | None
+    psf_field: PSFField | None
     raw: np.ndarray
     noise_kind: str | None
     n_valid: int
@@ -162,7 +167,12 @@ dtype, device
         shape = (raw.shape[0], raw.shape[1])
         pixels = _read_pixels(values, hidden, unit, given, mask_invalid, owner)
         oversampling = instrument.check_oversampling(psf_oversampling, given["psf"], owner)
-        kernel = None if given["psf"] is None else instrument.read_psf(given["psf"], oversampling, shape, owner)
+        field = given["psf"] if isinstance(given["psf"], PSFField) else None
+        kernel = None
+        if field is not None:
+            kernel = instrument.read_psf_field(field, shape, owner)
+        elif given["psf"] is not None:
+            kernel = instrument.read_psf(given["psf"], oversampling, shape, owner)
         sky_map = None if given["wcs"] is None else instrument.read_wcs(given["wcs"], shape, owner)
         zero = given["zeropoint"]
         zero = zero.value if isinstance(zero, u.Magnitude) else zero  # 22.5 * u.ABmag: a number of magnitudes
@@ -179,6 +189,7 @@ dtype, device
             raw=raw,
             shape=shape,
             unit=None if unit is None else unit.to_string() or None,
+            psf_field=field,
             psf_oversampling=oversampling,
             psf_contains_pixel=psf_contains_pixel,
             wcs=sky_map,
@@ -211,7 +222,8 @@ dtype, device
         data : path or (path, HDU)
             HDU index or name; the first one holding a 2-D image when left out. Its unit is BUNIT.
         sigma, variance, ivar, mask, psf : path, (path, HDU) or array_like, optional
-            As in `Image`; a BUNIT in these files is not used: they are in the unit of the data.
+            As in `Image`; a BUNIT in these files is not used: they are in the unit of the data. A `psf` may be a file
+            of PsfEx's, for the whole image as PsfEx saw it; of a part of it, see :func:`bayesprof.read_psfex`.
         use_header : bool
             Take the celestial WCS, band (BAND, FILTER) and zero point (MAGZERO, MAGZPT, ZEROPOINT, PHOTZP) from the
             data header when they are not given.
@@ -231,9 +243,9 @@ dtype, device
         use_header = checking.check_bool(use_header, "use_header", owner)
         want_wcs = options.get("wcs") is None
         nd = reading.read_fits_image(data, owner, use_header=use_header, want_wcs=want_wcs)
-        planes = {"sigma": sigma, "variance": variance, "ivar": ivar, "mask": mask, "psf": psf}
+        planes = {"sigma": sigma, "variance": variance, "ivar": ivar, "mask": mask}
         read = {what: reading.read_plane(source, what, owner) for what, source in planes.items()}
-        return cls(nd, name=name, **read, **options)
+        return cls(nd, name=name, psf=psfex.read_psf_source(psf, owner), **read, **options)
 
     @classmethod
     def from_nddata(cls, nd: NDData, **options: Any) -> Image:
@@ -259,8 +271,8 @@ dtype, device
     def cutout(self, x: float, y: float, size: int | tuple[int, int]) -> Image:
         """Image of `size` pixels (int, or (ny, nx)) around pixel (x, y), trimmed at the edges of this one.
 
-        The centre is the pixel nearest to (x, y); along an even side it gets index size // 2. The WCS is shifted, noise
-        and PSF are kept.
+        The centre is the pixel nearest to (x, y); along an even side it gets index size // 2. The WCS and a PSF that
+        varies are shifted, the noise is kept.
 
         Raises
         ------
@@ -291,7 +303,14 @@ dtype, device
             )
         raw = self.raw[rows, columns].copy()
         raw.flags.writeable = False
+        field = None if self.psf_field is None else self.psf_field.seen_from(columns.start, rows.start)
+        psf = self.psf
+        if field is not None:
+            kernel = instrument.read_psf_field(field, raw.shape, owner)
+            psf = checking.to_tensor(kernel, "psf", self.dtype, self.device, owner)
         return self._with(
+            psf=psf,
+            psf_field=field,
             raw=raw,
             data=self.data[rows, columns].clone(),
             sigma=None if self.sigma is None else self.sigma[rows, columns].clone(),
@@ -323,7 +342,8 @@ dtype, device
             facts.append("no PSF")
         else:
             times = "" if self.psf_oversampling == 1 else f" oversampled {self.psf_oversampling} times"
-            facts.append(f"PSF {self.psf.shape[0]}x{self.psf.shape[1]}{times}")
+            varying = "" if self.psf_field is None else f" varying with degree {self.psf_field.degree}"
+            facts.append(f"PSF {self.psf.shape[0]}x{self.psf.shape[1]}{times}{varying}")
         if self.band is not None:
             facts.append(f"band {self.band}")
         if self.pixel_scale is not None:

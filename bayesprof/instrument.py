@@ -12,6 +12,7 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 
 from bayesprof.checking import as_array, check_number
+from bayesprof.psf_field import PSFField
 
 SCALE_TOLERANCE = 0.05  # rounded header values differ by less, a wrong binning or unit by more
 MAX_PSF_RATIO = 3.0  # PSF side over image side: beyond it the PSF is almost surely oversampled
@@ -26,6 +27,12 @@ def check_oversampling(value: Any, psf: Any, owner: str) -> int:
         raise ValueError(f"{owner}: psf_oversampling must be at least 1, got {value}; pass 1 for a native PSF.")
     if psf is None and value != 1:
         raise ValueError(f"{owner}: psf_oversampling={value} needs a psf, got psf=None; pass psf= or remove it.")
+    if isinstance(psf, PSFField):
+        if value not in (1, psf.oversampling):
+            raise ValueError(
+                f"{owner}: psf_oversampling={value} contradicts that of the PSFField, {psf.oversampling}; leave it out."
+            )
+        return psf.oversampling
     return int(value)
 
 
@@ -65,6 +72,20 @@ def read_psf(value: Any, oversampling: int, shape: tuple[int, int], owner: str) 
         )
     _check_centre(psf, oversampling, owner)
     return psf / total
+
+
+def read_psf_field(field: PSFField, shape: tuple[int, int], owner: str) -> np.ndarray:
+    """Return the PSF at the middle of an image of `shape` as `read_psf` does, once that at other places is found to be
+    positive in sum as well.
+    """
+    sums = field.stamps_over(shape).sum((1, 2))
+    if sums.min() <= 0:
+        raise ValueError(
+            f"{owner}: psf must have a positive sum all over the image, got {sums.min():.6g} to {sums.max():.6g}; "
+            "check the offset and the scale of its positions, which are pixels of this image (see PSFField.seen_from)."
+        )
+    ny, nx = shape
+    return read_psf(field.stamp_at(0.5 * (nx - 1), 0.5 * (ny - 1)), field.oversampling, shape, owner)
 
 
 def _check_centre(psf: np.ndarray, oversampling: int, owner: str) -> None:

@@ -7,7 +7,9 @@ With a PSF an image is rendered in Fourier space, where both the profile and the
 with F the transform of the source and P that of the PSF (:mod:`bayesprof.transfer`). The transform lives on a grid
 larger than the image, and the periodic copies of each profile are subtracted (:mod:`bayesprof.periodic`). With an
 oversampled PSF the wavenumbers reach beyond the Nyquist frequency of the pixels and are folded back. The PSF may have
-parameters (:mod:`bayesprof.psf`): then P is computed anew for each of their values.
+parameters (:mod:`bayesprof.psf`): then P is computed anew for each of their values. A sampled PSF may vary over the
+image (:mod:`bayesprof.psf_field`): then each source is multiplied by the P at its own centre, and the periodic copies,
+which are smooth, are blurred as by the PSF at the middle of the image.
 
 Light without a Fourier transform of its own is brought there from real space (:mod:`bayesprof.surfaces`), on a
 transform whose margin is as wide as the PSF reaches.
@@ -23,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bayesprof.field_transfer import FieldTransfer, field_transfer
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
 from bayesprof.lattices import lattice_image
@@ -58,7 +61,7 @@ class Convolution:
     `shape`: of the image, (ny, nx); `period`: of the transform, pixels, (rows, columns); `oversampling`: how many
     times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency, with aliases behind them that
     belong to `x_aliased` and `y_aliased`; `transfer`: transform of the PSF, real or complex, shape
-    ``batch + (rows, columns)`` of that grid.
+    ``batch + (rows, columns)`` of that grid; `field`: the same at each position, where the PSF varies over the image.
     """
 
     shape: tuple[int, int]
@@ -70,6 +73,7 @@ class Convolution:
     copies: PeriodicCopies
     x_aliased: Places
     y_aliased: Places
+    field: FieldTransfer | None = None
 
     def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
@@ -86,12 +90,21 @@ class Convolution:
             presence = self.copies.presence(source)
             amplitude: Tensor = per_pixel(presence * source.flux)
             if isinstance(source, Extended):
-                spectrum = spectrum + (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
-                copies = copies + self.copies(source, presence)
+                waves = (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
             else:
-                spectrum = spectrum + (along_y * amplitude) * along_x
-        spectrum = fold(fold(torch.as_tensor(spectrum), self.x_aliased, -1), self.y_aliased, -2)
-        return to_pixels(spectrum * self.transfer, self.shape, self.period, self.oversampling) - copies
+                waves = (along_y * amplitude) * along_x
+            spectrum = spectrum + (
+                waves if self.field is None else self._folded(waves) * self.field.at(source.x, source.y)
+            )
+            if isinstance(source, Extended):
+                copies = copies + self.copies(source, presence)
+        spectrum = torch.as_tensor(spectrum)
+        if self.field is None:
+            spectrum = self._folded(spectrum) * self.transfer
+        return to_pixels(spectrum, self.shape, self.period, self.oversampling) - copies
+
+    def _folded(self, spectrum: Tensor) -> Tensor:
+        return fold(fold(spectrum, self.x_aliased, -1), self.y_aliased, -2)
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,7 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
     x_axis, y_axis, transfer = _optics(image, psf, period)
     x_axis, x_aliased = followed_apart(x_axis, transfer[:1].abs())
     y_axis, y_aliased = followed_apart(y_axis, transfer[:, :1].abs())
+    # where the PSF varies, those of the middle of the image; the copies are a few thousandths of the light
     moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
     return Convolution(
         shape=image.shape,
@@ -216,6 +230,7 @@ def _convolution(image: Image, psf: Tensor) -> Convolution:
         copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
         x_aliased=x_aliased,
         y_aliased=y_aliased,
+        field=_field(image, period),
     )
 
 
@@ -249,10 +264,32 @@ def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, in
 
 
 def _surfaces(image: Image, psf: Tensor) -> SurfaceConvolution:
-    step = image.psf_oversampling
-    reach_y, reach_x = (math.ceil(psf_reach(psf.sum(1 - axis)) / step) for axis in (0, 1))
+    step, field = image.psf_oversampling, image.psf_field
+    # where the PSF varies, room for its widest and rings for its sharpest
+    stamps = psf[None] if field is None else torch.from_numpy(field.stamps_over(image.shape))
+    reach_y, reach_x = (math.ceil(max(psf_reach(stamp.sum(1 - axis)) for stamp in stamps) / step) for axis in (0, 1))
     period = surface_period(image.shape, reach_y, reach_x)
-    return surface_convolution(image.shape, period, step, _optics(image, psf, period), dtype=image.dtype)
+    seen = _optics(image, psf, period)
+    if field is None:
+        return surface_convolution(image.shape, period, step, seen, dtype=image.dtype)
+    transforms = (optics(stamp, period, step, contains_pixel=image.psf_contains_pixel).transfer for stamp in stamps)
+    most = torch.stack([transform.abs() for transform in transforms]).amax(0).to(seen.transfer)
+    convolution = surface_convolution(image.shape, period, step, seen._replace(transfer=most), dtype=image.dtype)
+    return replace(convolution, optics=seen, field=_field(image, period))
+
+
+def _field(image: Image, period: tuple[int, int]) -> FieldTransfer | None:
+    """The PSF at each position, on the wavenumbers of a transform of `period`, where it varies over `image`."""
+    if image.psf_field is None:
+        return None
+    return field_transfer(
+        image.psf_field,
+        image.shape,
+        period,
+        contains_pixel=image.psf_contains_pixel,
+        dtype=image.dtype,
+        device=image.device,
+    )
 
 
 def _model_surfaces(image: Image, psf: PSF) -> SurfaceConvolution:

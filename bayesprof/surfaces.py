@@ -31,6 +31,7 @@ import torch
 from scipy.special import erfc, jv
 from torch import Tensor
 
+from bayesprof.field_transfer import FieldTransfer
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.lattices import lattice_transform
 from bayesprof.light import Lattice, Surface
@@ -80,8 +81,9 @@ class SurfaceConvolution:
     """Renders surfaces and lattices through a PSF.
 
     `shape`: of the image; `period`: of the transform, pixels; `oversampling` and `optics`: of the PSF, on the
-    wavenumbers of that transform. `discs`: the rings, inner ones first, with the plane waves of each along x and y.
-    `window`: ``1 - W`` at whole offsets from the centre, up to `_REACH` each way.
+    wavenumbers of that transform; `field`: the same at each position, where the PSF varies over the image. `discs`:
+    the rings, inner ones first, with the plane waves of each along x and y. `window`: ``1 - W`` at whole offsets from
+    the centre, up to `_REACH` each way.
     """
 
     shape: tuple[int, int]
@@ -92,13 +94,17 @@ class SurfaceConvolution:
     x_waves: tuple[Waves, ...]
     y_waves: tuple[Waves, ...]
     window: Tensor
+    field: FieldTransfer | None = None
 
     def __call__(self, sources: list[Surface | Lattice]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
         spectrum: Tensor | float = 0.0
         for source in sources:
-            spectrum = spectrum + (self._lattice(source) if isinstance(source, Lattice) else self._spectrum(source))
-        return to_pixels(spectrum * self.optics.transfer, self.shape, self.period, self.oversampling)
+            waves = self._lattice(source) if isinstance(source, Lattice) else self._spectrum(source)
+            spectrum = spectrum + (waves if self.field is None else waves * self.field.at(source.x, source.y))
+        if self.field is None:
+            spectrum = spectrum * self.optics.transfer
+        return to_pixels(torch.as_tensor(spectrum), self.shape, self.period, self.oversampling)
 
     def through(self, psf: PSF) -> SurfaceConvolution:
         """The same through a PSF with parameters, where `optics` hold the integration over a pixel."""

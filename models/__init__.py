@@ -56,6 +56,7 @@ from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_sp
 from bayesprof.models.spline import Spline, spline
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
+from bayesprof.models.zernike_psf import ZernikePSF, zernike_psf
 
 __all__ = [
     "AiryPSF",
@@ -100,6 +101,7 @@ __all__ = [
     "Spergel",
     "Spline",
     "Warp",
+    "ZernikePSF",
     "airy_psf",
     "bar",
     "basis_images",
@@ -143,4 +145,5 @@ __all__ = [
     "spergel",
     "spline",
     "warp",
+    "zernike_psf",
 ]

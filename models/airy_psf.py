@@ -30,7 +30,8 @@ from bayesprof.seeing import seeing
 
 FWHM_IN_LAMBDA_OVER_D = 1.029
 """Full width at half maximum of the Airy disc without an obscuration, over lambda/D."""
-_REACH = 48
+REACH = 48
+"""Pixels beyond which the rings are averaged over."""
 _SMALLEST = 1e-4  # obscuration that counts as none: its area is 1e-8
 
 
@@ -51,7 +52,7 @@ class AiryPSF(PSF):
     """
 
     def __init__(self, lambda_over_d: Any, obscuration: Any = 0.0, **options: Any) -> None:
-        super().__init__(**{"reach": _REACH, **options})
+        super().__init__(**{"reach": REACH, **options})
         self.lambda_over_d, self.obscuration = as_tensors(lambda_over_d, obscuration)
 
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
@@ -104,10 +105,7 @@ def airy_psf(*, lambda_over_d: Any = None, obscuration: Any = None, **options: A
     >>> scene = bp.Scene(image, psf=models.airy_psf(obscuration=0.33), star=models.point_source())
     """
     check_options("airy_psf", options)
-    parameters = {
-        "lambda_over_d": Parameter("pixel", "> 0", lambda width: 0 < width < math.inf, _lambda_over_d),
-        "obscuration": Parameter("", "in [0, 1)", lambda ratio: 0 <= ratio < 1, _obscuration),
-    }
+    parameters = {"lambda_over_d": LAMBDA_OVER_D, "obscuration": OBSCURATION}
     given = {"lambda_over_d": lambda_over_d, "obscuration": obscuration}
     return component("airy_psf", partial(AiryPSF, **options), parameters, **given)
 
@@ -120,3 +118,7 @@ def _lambda_over_d(found: Measurement, image: Image) -> Default:
 
 def _obscuration(found: Measurement, image: Image) -> Default:
     return Default(dist.Uniform(number(0.0, image), number(0.6, image)), 0.2, "Uniform(0, 0.6)")
+
+
+LAMBDA_OVER_D = Parameter("pixel", "> 0", lambda width: 0 < width < math.inf, _lambda_over_d)
+OBSCURATION = Parameter("", "in [0, 1)", lambda ratio: 0 <= ratio < 1, _obscuration)

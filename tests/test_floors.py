@@ -17,8 +17,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CORE = (
     "checking",
     "noise",
+    "psf_field",
     "instrument",
     "reading",
+    "psfex",
     "grid",
     "image",
     "light",
@@ -26,6 +28,7 @@ CORE = (
     "hankel",
     "radial",
     "transfer",
+    "field_transfer",
     "periodic",
     "psf",
     "wings",
