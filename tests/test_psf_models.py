@@ -70,7 +70,7 @@ CATALOGUE = [
     Row(
         models.zernike_psf,
         models.ZernikePSF,
-        {"lambda_over_d": 2.0, "obscuration": 0.25, "aberrations": [0.06, -0.03, 0.04]},
+        {"lambda_over_d": 2.3, "obscuration": 0.25, "aberrations": [0.04, -0.02, 0.03]},
         {"noll": (4, 5, 11)},
         twice=False,
     ),
