@@ -176,7 +176,7 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
-CALIBRATED = ("sersic", "gaussian", "moffat", "point_source", "plane_sky", "gaussian_psf")
+CALIBRATED = ("sersic", "gaussian", "point_source", "plane_sky", "gaussian_psf")
 
 
 @pytest.mark.parametrize("name", CALIBRATED)

@@ -364,9 +364,9 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * len(covariance), rel=1e-6)
         assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=1e-6)
     elif formula.startswith("Normal(0, sd)"):
-        assert type(prior.base_dist) is dist.Normal
-        assert prior.base_dist.loc.tolist() == [0.0, 0.0]
-        assert prior.base_dist.scale.tolist() == pytest.approx(numbers[1:3], rel=1e-2)
+        assert type(prior) is dist.Normal
+        assert prior.loc.tolist() == [0.0, 0.0]
+        assert prior.scale.tolist() == pytest.approx(numbers[1:3], rel=1e-2)
     elif formula.startswith("LogNormal(ln"):
         assert type(prior) is dist.LogNormal
         np.testing.assert_allclose(prior.loc.exp(), numbers[0], rtol=1e-3)
