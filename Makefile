@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-all lint types clean
 
 # torch by its exact version first: with it in place, nothing below asks the index for another build
 .venv/installed: pyproject.toml
@@ -20,6 +20,10 @@ demo: .venv/installed
 
 test: .venv/installed-test lint types
 	$(BIN)/python -m pytest -n 2
+
+# the slow ones too, half an hour
+test-all: .venv/installed-test lint types
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

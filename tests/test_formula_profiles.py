@@ -428,6 +428,7 @@ def projected(case: Case, psf: bool) -> Callable[..., Tensor]:
 SMOOTH = [name for name in CASES if name not in ("ferrer, abrupt", "king, concentrated")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMOOTH)
 def test_derivatives_are_exact(name):
     case = CASES[name]
@@ -438,12 +439,14 @@ def test_derivatives_are_exact(name):
     assert gradgradcheck(function, natural(case), eps=1e-5, atol=2e-4 * scale, rtol=2e-4, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["king", "core-Sersic", "broken exponential", "spergel"])
 def test_derivatives_without_a_psf_are_exact(name):
     case = CASES[name]
     assert gradcheck(projected(case, False), natural(case), eps=1e-5, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["king", "nuker", "core-Sersic", "ring", "spergel"])
 def test_forward_reverse_and_batched_derivatives_agree(name):
     case = CASES[name]
@@ -466,6 +469,7 @@ def test_forward_reverse_and_batched_derivatives_agree(name):
     torch.testing.assert_close(by_vmap[2], torch.func.jacrev(flat)(batch[2]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @each_case
 def test_batch_of_parameters_gives_the_images_of_a_loop(case):
     render = renderer(PSF.stamp((11, 13)), (14, 19))
@@ -478,6 +482,7 @@ def test_batch_of_parameters_gives_the_images_of_a_loop(case):
         torch.testing.assert_close(images[1], one, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @each_case
 def test_float32_image_agrees_with_float64(case):
     for psf in (PSF.stamp((61, 61)), None):
@@ -510,6 +515,7 @@ EXTREMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("light", "shape"), EXTREMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("psf", [True, False], ids=["PSF", "no PSF"])

@@ -81,6 +81,7 @@ def test_mirror_images_along_the_line_of_sight_look_the_same():
     np.testing.assert_allclose(beyond, covariance(*ELLIPSOIDS[0])[:2, :2], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("psf", [True, False], ids=["PSF", "no PSF"])
 def test_derivatives_are_those_of_differences(psf):
     render = renderer(PSF.stamp((11, 13)) if psf else None, (14, 19))
@@ -124,6 +125,7 @@ def test_batch_of_parameters_gives_the_images_of_a_loop():
     torch.testing.assert_close(by_vmap, each, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_fit_finds_the_projection_whatever_the_ellipsoid(simulated):
     values = (3.0, 0.8, 0.5, 0.4, 0.4, 0.7)
     image = simulated(models.GaussianEllipsoid(17.3, 11.8, 2000.0, *values), sigma=0.3)
