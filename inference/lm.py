@@ -35,7 +35,7 @@ _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has conve
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
 _LONGEST = 5.0  # step along an entry of z, in standard deviations of the prior where it is narrowest
-_REFUSED = 3  # steps refused in one iteration, after which the exact Hessian is tried
+_REFUSED = 5  # steps refused in one iteration, after which the exact Hessian is tried
 _LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
 
