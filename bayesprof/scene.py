@@ -151,7 +151,7 @@ class Scene:
     def initial_values(self) -> dict[str, Tensor]:
         """Values measured on the image to start a fit from, by site name; user's own components have none."""
         starts = {}
-        for name, component in self._drawn.items():
+        for name, component in self.drawn.items():
             sources = getattr(component, "sources", {})
             for parameter, start in getattr(component, "starts", {}).items():
                 prior = sources[parameter]
@@ -165,7 +165,7 @@ class Scene:
         """Unit of every site whose component states one."""
         return {
             f"{name}.{parameter}": unit
-            for name, component in self._drawn.items()
+            for name, component in self.drawn.items()
             for parameter, unit in getattr(component, "units", {}).items()
         }
 
@@ -189,7 +189,7 @@ class Scene:
             f"{name}.{parameter}": [
                 (axis.name if axis.shared else f"{name}.{axis.name}", list(axis.labels)) for axis in axes
             ]
-            for name, component in self._drawn.items()
+            for name, component in self.drawn.items()
             for parameter, axes in getattr(component, "axes", {}).items()
         }
 
@@ -206,7 +206,7 @@ class Scene:
         return f"Scene({self.image!r}, {psf}components: {', '.join(self.components)})"
 
     @property
-    def _drawn(self) -> dict[str, Any]:
+    def drawn(self) -> dict[str, Any]:
         """All that draws parameters, by the name that goes before them, in the order of drawing."""
         return self.components if self.psf is None else {"psf": self.psf, **self.components}
 

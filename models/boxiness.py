@@ -11,15 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from bayesprof.grid import per_pixel
 from bayesprof.image import Image
-from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Default, Parameter, number
+from bayesprof.models.component import Default, Parameter, scaled_beta
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 RANGE = (-1.0, 4.0)
@@ -44,9 +42,6 @@ class Boxiness(Shape):
     """
 
     boxiness: Any
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "boxiness", as_tensors(self.boxiness)[0])
 
     def __call__(self, place: Place) -> Place:
         power = per_pixel(2 + self.boxiness.clamp(*RANGE))
@@ -73,9 +68,7 @@ def boxiness(*, boxiness: Any = None) -> ShapeComponent:
 
 
 def _default(found: Measurement, image: Image) -> Default:
-    low, width, a, b = -1.0, 3.0, 4.0, 8.0
-    prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(width, image))
-    return Default(prior, 0.0, f"{low:g} + {width:g} Beta({a:g}, {b:g})")
+    return scaled_beta(-1.0, 2.0, 4.0, 8.0, 0.0, image)
 
 
 _BOXINESS = Parameter("", f"in [{RANGE[0]:g}, {RANGE[1]:g}]", lambda value: RANGE[0] <= value <= RANGE[1], _default)

@@ -101,7 +101,7 @@ def describe(model: Any, image: Image | None = None) -> Description:
     flux      held    = 50                          finite        image unit
     """
     if isinstance(model, Scene):
-        parts = [(f"{name}.", component, _kind(component)) for name, component in model.components.items()]
+        parts = [(f"{name}.", component, _kind(component)) for name, component in model.drawn.items()]
         rows = [row for prefix, component, _ in parts for row in _rows(component, prefix)]
         kinds = ", ".join(f"{prefix[:-1]} ({kind})" for prefix, _, kind in parts)
         return _description(f"{kinds} on {model.image.name}", rows)

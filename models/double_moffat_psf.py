@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.distributions as dist
-
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, number
+from bayesprof.models.component import Component, Default, Parameter, scaled_beta
 from bayesprof.models.moffat import BETA
 from bayesprof.models.moffat_psf import moffat_light
 from bayesprof.models.psf import FWHM, elliptical_psf
@@ -102,13 +100,8 @@ def double_moffat_psf(
 
 
 def _wing_fraction(found: Measurement, image: Image) -> Default:
-    return _beta(0.0, 1.0, 1.0, 4.0, 0.15, image)
+    return scaled_beta(0.0, 1.0, 1.0, 4.0, 0.15, image)
 
 
 def _wing_ratio(found: Measurement, image: Image) -> Default:
-    return _beta(1.0, 5.0, 1.5, 3.5, 2.2, image)
-
-
-def _beta(low: float, width: float, a: float, b: float, start: float, image: Image) -> Default:
-    prior = dist.AffineBeta(*(number(value, image) for value in (a, b, low, width)))
-    return Default(prior, start, f"{low:g} + {width:g} Beta({a:g}, {b:g})")
+    return scaled_beta(1.0, 6.0, 1.5, 3.5, 2.2, image)

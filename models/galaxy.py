@@ -35,6 +35,7 @@ from bayesprof.models.component import (
     log_normal,
     normal,
     number,
+    scaled_beta,
 )
 from bayesprof.models.ellipticity import Ellipticity
 
@@ -94,6 +95,11 @@ def size(factor: float, quantity: str, log_sd: float = 1.0) -> Parameter:
     return Parameter("pixel", "> 0", _positive, default)
 
 
+def multiple_of_r_eff(factor: float) -> Parameter:
+    """A length of a shape, whose default prior is narrower."""
+    return size(factor, f"{factor:g} times the measured half-light radius", 0.5)
+
+
 def exponent(low: float, high: float, median: float, log_sd: float, *, unit: str = "") -> Parameter:
     """A number between `low` and `high` whose default prior is log-normal about `median`."""
 
@@ -107,8 +113,7 @@ def affine_beta(low: float, high: float, a: float, b: float, start: float) -> Pa
     """A number between `low` and `high` whose default prior is ``low + (high - low) Beta(a, b)``."""
 
     def default(found: Measurement, image: Image) -> Default:
-        prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
-        return Default(prior, start, f"{low:g} + {high - low:g} Beta({a:g}, {b:g})")
+        return scaled_beta(low, high, a, b, start, image)
 
     return Parameter("", f"in [{low:g}, {high:g}]", lambda value: low <= value <= high, default)
 
@@ -126,25 +131,33 @@ def galaxy(kind: str, light: Any, extra: Mapping[str, Parameter], **given: Any) 
 
 
 def shape(
-    kind: str, given: Mapping[str, Any], part: str = "", scale: float = _SHAPE_SCALE
+    kind: str,
+    given: Mapping[str, Any],
+    part: str = "",
+    scale: float = _SHAPE_SCALE,
+    *,
+    measured: bool = True,
+    by_angle: Mapping[str, Parameter] | None = None,
 ) -> tuple[dict[str, Parameter], dict[str, Derived]]:
     """Parameters of the shape of a galaxy or of a `part` of one, and what follows from them: the ellipticity, from
     which q and theta follow; or q and theta in its place, where `given` has one of them.
 
     `part` : what goes before the names, as "bulge_". `scale` : that of the default prior of the ellipticity.
+    `measured` : whether it starts from the ellipticity measured on the image, or from a circle. `by_angle` : what q and
+    theta are in its place; those of a galaxy where None.
     """
     vector, q, theta = (part + name for name in ("ellipticity", "q", "theta"))
     if q in given or theta in given:
         if vector in given:
             raise ValueError(f"{kind}: expected either {vector} or {q} and {theta}, got both; leave one of them out")
-        return {part + name: parameter for name, parameter in _AXIS_RATIO_AND_ANGLE.items()}, {}
+        return {part + name: parameter for name, parameter in (by_angle or _AXIS_RATIO_AND_ANGLE).items()}, {}
     derived = {
         q: Derived("", f"axis ratio, from {vector}", lambda values: axis_ratio_and_angle(values[vector])[0]),
         theta: Derived(
             "rad", f"angle of the major axis, from {vector}", lambda values: axis_ratio_and_angle(values[vector])[1]
         ),
     }
-    return {vector: _ellipticity(scale)}, derived
+    return {vector: _ellipticity(scale, measured)}, derived
 
 
 def fraction(a: float, b: float, meaning: str) -> Parameter:
@@ -158,11 +171,11 @@ def size_ratio(a: float, b: float, inner: str, outer: str) -> Parameter:
     return ratio._replace(allowed="in (0, 1]", within=lambda value: 0 < value <= 1)
 
 
-def _ellipticity(scale: float) -> Parameter:
+def _ellipticity(scale: float, measured: bool) -> Parameter:
     def default(found: Measurement, image: Image) -> Default:
         return Default(
             Ellipticity(number(scale, image)),
-            torch.tensor(found.ellipticity),
+            torch.tensor(found.ellipticity if measured else (0.0, 0.0)),
             f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {scale})",
         )
 

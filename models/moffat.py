@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from scipy.special import gammaln, kve
 from torch import Tensor
@@ -26,7 +25,7 @@ from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import Table, look_up, tabulate
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, number
+from bayesprof.models.component import Component, Default, Parameter, scaled_beta
 from bayesprof.models.galaxy import galaxy
 
 BETA_RANGE = (1.2, 30.0)
@@ -118,9 +117,7 @@ def moffat(
 
 
 def _default_beta(found: Measurement, image: Image) -> Default:
-    low, high, a, b = 1.2, 10.0, 1.5, 3.5
-    prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
-    return Default(prior, 3.0, f"{low} + {high - low:.1f} Beta({a}, {b})")
+    return scaled_beta(1.2, 10.0, 1.5, 3.5, 3.0, image)
 
 
 BETA = Parameter(

@@ -20,12 +20,11 @@ from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, log_normal, number
-from bayesprof.models.ellipticity import Ellipticity
+from bayesprof.models.component import Component, Default, Parameter, component, log_normal, number
+from bayesprof.models.galaxy import shape
 from bayesprof.seeing import seeing
 
 _SHAPE_SCALE = 0.1
@@ -39,14 +38,6 @@ def _fwhm(found: Measurement, image: Image) -> Default:
     return log_normal(width.fwhm, 0.3, image, f"full width at half maximum of {width.source}")
 
 
-def _ellipticity(found: Measurement, image: Image) -> Default:
-    return Default(
-        Ellipticity(number(_SHAPE_SCALE, image)),
-        torch.zeros(2),
-        f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {_SHAPE_SCALE})",
-    )
-
-
 def _q(found: Measurement, image: Image) -> Default:
     return Default(dist.Uniform(number(0.5, image), number(1.0, image)), 0.9, "Uniform(0.5, 1)")
 
@@ -57,10 +48,6 @@ def _theta(found: Measurement, image: Image) -> Default:
 
 
 FWHM = {"fwhm": Parameter("pixel", "> 0", lambda width: 0 < width < math.inf, _fwhm)}
-_COMPONENTS = Axis("ellipticity_component", ("e1", "e2"), shared=True)
-_SHAPE = {
-    "ellipticity": Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), _ellipticity, (_COMPONENTS,))
-}
 _AXIS_RATIO_AND_ANGLE = {
     "q": Parameter("", "in (0, 1]", lambda q: 0 < q <= 1, _q),
     "theta": Parameter("rad", "finite", math.isfinite, _theta),
@@ -78,12 +65,9 @@ def elliptical_psf(
         For other options, for an ellipticity beside q or theta, and as :func:`bayesprof.models.component.component`.
     """
     check_options(kind, options)
-    by_angle = given.get("q") is not None or given.get("theta") is not None
-    if by_angle and given.get("ellipticity") is not None:
-        raise ValueError(f"{kind}: expected either ellipticity or q and theta, got both; leave one of them out")
-    shape = _AXIS_RATIO_AND_ANGLE if by_angle else _SHAPE
     kept = {name: value for name, value in given.items() if value is not None}
-    return component(kind, partial(light, **options), {**parameters, **shape}, **kept)
+    ellipse, derived = shape(kind, kept, scale=_SHAPE_SCALE, measured=False, by_angle=_AXIS_RATIO_AND_ANGLE)
+    return component(kind, partial(light, **options), {**parameters, **ellipse}, derived, **kept)
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from scipy.special import gammaincinv, loggamma
 from torch import Tensor
@@ -28,7 +27,7 @@ from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import Table, look_up, tabulate
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, number
+from bayesprof.models.component import Component, Default, Parameter, scaled_beta
 from bayesprof.models.galaxy import galaxy
 
 N_RANGE = (0.25, 10.0)
@@ -124,9 +123,7 @@ def sersic(
 
 
 def _default_n(found: Measurement, image: Image) -> Default:
-    low, high, a, b = 0.3, 8.0, 1.2, 2.4
-    prior = dist.AffineBeta(number(a, image), number(b, image), number(low, image), number(high - low, image))
-    return Default(prior, 1.5, f"{low} + {high - low:.1f} Beta({a}, {b})")
+    return scaled_beta(0.3, 8.0, 1.2, 2.4, 1.5, image)
 
 
 INDEX = Parameter("", f"in [{N_RANGE[0]}, {N_RANGE[1]}]", lambda n: N_RANGE[0] <= n <= N_RANGE[1], _default_n)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesprof.grid import Ellipse, per_pixel
+from bayesprof.light import as_tensors
 from bayesprof.models.component import Parameter, checked
 
 
@@ -51,6 +52,11 @@ class Place(NamedTuple):
 
 class Shape(ABC):
     """A map of the plane of a profile. Subclasses are frozen dataclasses of tensors of one common batch shape."""
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        for name, value in zip(names, as_tensors(*(getattr(self, name) for name in names)), strict=True):
+            object.__setattr__(self, name, value)
 
     @abstractmethod
     def __call__(self, place: Place) -> Place:

@@ -19,15 +19,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from bayesprof.grid import per_pixel
 from bayesprof.image import Image
-from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Default, Parameter, log_normal, normal, number
+from bayesprof.models.component import Default, Parameter, normal, scaled_beta
+from bayesprof.models.galaxy import multiple_of_r_eff
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 _C = 0.23  # radians, GALFIT's definition of where a bar ends
@@ -52,10 +51,6 @@ class LogSpiral(Shape):
 
     winding: Any
     r_bar: Any
-
-    def __post_init__(self) -> None:
-        for name, value in zip(("winding", "r_bar"), as_tensors(self.winding, self.r_bar), strict=True):
-            object.__setattr__(self, name, value)
 
     def __call__(self, place: Place) -> Place:
         turn = per_pixel(0.5 * self.winding) * torch.log1p(place.radius_squared * per_pixel(self.r_bar**-2))
@@ -85,11 +80,6 @@ class PowerSpiral(Shape):
     bar: Any
     alpha: Any
 
-    def __post_init__(self) -> None:
-        names = ("rotation", "r_out", "bar", "alpha")
-        for name, value in zip(names, as_tensors(*(getattr(self, name) for name in names)), strict=True):
-            object.__setattr__(self, name, value)
-
     def __call__(self, place: Place) -> Place:
         ending = 2 * _C / (self.rotation.abs() + _C) - 1.00001
         # artanh by logarithms: TorchScript's interpreter, which runs captured graphs, can't trace its derivative
@@ -113,7 +103,7 @@ def log_spiral(*, winding: Any = None, r_bar: Any = None) -> ShapeComponent:
     >>> from bayesprof import models
     >>> arms = models.shaped(models.exponential(), models.log_spiral(), models.fourier_modes((2,)))
     """
-    parameters = {"winding": _WINDING, "r_bar": _length("r_bar", 0.5)}
+    parameters = {"winding": _WINDING, "r_bar": multiple_of_r_eff(0.5)}
     return shape_component("log_spiral", LogSpiral, parameters, winding=winding, r_bar=r_bar)
 
 
@@ -129,7 +119,7 @@ def power_spiral(*, rotation: Any = None, r_out: Any = None, bar: Any = None, al
     >>> from bayesprof import models
     >>> arms = models.shaped(models.exponential(), models.power_spiral(bar=0.2), models.fourier_modes((2,)))
     """
-    parameters = {"rotation": _ROTATION, "r_out": _length("r_out", 2.0), "bar": _BAR, "alpha": _ALPHA}
+    parameters = {"rotation": _ROTATION, "r_out": multiple_of_r_eff(2.0), "bar": _BAR, "alpha": _ALPHA}
     return shape_component(
         "power_spiral", PowerSpiral, parameters, rotation=rotation, r_out=r_out, bar=bar, alpha=alpha
     )
@@ -155,16 +145,7 @@ def _alpha(found: Measurement, image: Image) -> Default:
 
 
 def _bar(found: Measurement, image: Image) -> Default:
-    a, b = 1.5, 3.0
-    prior = dist.AffineBeta(number(a, image), number(b, image), number(0.0, image), number(_LONGEST, image))
-    return Default(prior, 0.3, f"0 + {_LONGEST:g} Beta({a:g}, {b:g})")
-
-
-def _length(name: str, times: float) -> Parameter:
-    def default(found: Measurement, image: Image) -> Default:
-        return log_normal(times * found.r_eff, 0.5, image, f"{times:g} times the measured half-light radius")
-
-    return Parameter("pixel", "> 0", lambda value: 0 < value < math.inf, default)
+    return scaled_beta(0.0, _LONGEST, 1.5, 3.0, 0.3, image)
 
 
 _WINDING = Parameter("rad", "finite", math.isfinite, _winding)

@@ -9,17 +9,13 @@ with 0.99 of the light left, and softening length, to where 0.01 is left, r_brea
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from bayesprof.grid import per_pixel
-from bayesprof.image import Image
-from bayesprof.light import as_tensors
-from bayesprof.measurement import Measurement
-from bayesprof.models.component import Default, Parameter, log_normal
+from bayesprof.models.galaxy import multiple_of_r_eff
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 
@@ -30,7 +26,8 @@ class OuterTruncation(Shape):
     Parameters
     ----------
     r_out : where half of the profile's light is left, pixels along the major axis, > 0.
-    width_out : over which it ends, pixels, > 0. Images are exact to 1e-4 for 1 pixel times the axis ratio and wider.
+    width_out : over which it ends, pixels, > 0. Keep it above a tenth of `r_out` and a pixel over the axis ratio: the
+        light is sampled no finer.
 
     Examples
     --------
@@ -40,9 +37,6 @@ class OuterTruncation(Shape):
 
     r_out: Any
     width_out: Any
-
-    def __post_init__(self) -> None:
-        _as_tensors(self, "r_out", "width_out")
 
     def __call__(self, place: Place) -> Place:
         return place.dimmed(torch.sigmoid((per_pixel(self.r_out) - place.radius) * per_pixel(2 / self.width_out)))
@@ -55,7 +49,8 @@ class InnerTruncation(Shape):
     Parameters
     ----------
     r_in : where half of the profile's light is left, pixels along the major axis, > 0.
-    width_in : over which it begins, pixels, > 0. Images are exact to 1e-4 for 1 pixel times the axis ratio and wider.
+    width_in : over which it begins, pixels, > 0. Keep it above a tenth of `r_in` and a pixel over the axis ratio: the
+        light is sampled no finer.
 
     Examples
     --------
@@ -65,9 +60,6 @@ class InnerTruncation(Shape):
 
     r_in: Any
     width_in: Any
-
-    def __post_init__(self) -> None:
-        _as_tensors(self, "r_in", "width_in")
 
     def __call__(self, place: Place) -> Place:
         return place.dimmed(torch.sigmoid((place.radius - per_pixel(self.r_in)) * per_pixel(2 / self.width_in)))
@@ -84,7 +76,7 @@ def outer_truncation(*, r_out: Any = None, width_out: Any = None) -> ShapeCompon
     >>> from bayesprof import models
     >>> disk = models.shaped(models.exponential(), models.outer_truncation(width_out=2.0))
     """
-    parameters = {"r_out": _length(2.5), "width_out": _length(0.5)}
+    parameters = {"r_out": multiple_of_r_eff(2.5), "width_out": multiple_of_r_eff(0.5)}
     return shape_component("outer_truncation", OuterTruncation, parameters, r_out=r_out, width_out=width_out)
 
 
@@ -100,17 +92,5 @@ def inner_truncation(*, r_in: Any = None, width_in: Any = None) -> ShapeComponen
     >>> from bayesprof import models
     >>> ring = models.shaped(models.exponential(), models.inner_truncation(r_in=8.0))
     """
-    parameters = {"r_in": _length(0.5), "width_in": _length(0.2)}
+    parameters = {"r_in": multiple_of_r_eff(0.5), "width_in": multiple_of_r_eff(0.2)}
     return shape_component("inner_truncation", InnerTruncation, parameters, r_in=r_in, width_in=width_in)
-
-
-def _length(times: float) -> Parameter:
-    def default(found: Measurement, image: Image) -> Default:
-        return log_normal(times * found.r_eff, 0.5, image, f"{times:g} times the measured half-light radius")
-
-    return Parameter("pixel", "> 0", lambda value: 0 < value < math.inf, default)
-
-
-def _as_tensors(shape: Shape, first: str, second: str) -> None:
-    for name, value in zip((first, second), as_tensors(getattr(shape, first), getattr(shape, second)), strict=True):
-        object.__setattr__(shape, name, value)

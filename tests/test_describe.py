@@ -54,7 +54,8 @@ def test_a_bound_component_says_the_same_as_one_with_its_image():
 
 
 def test_rows_of_a_scene_are_its_sites_and_what_is_held():
-    scene = bp.Scene(IMAGE, sky=models.flat_sky(), galaxy=models.bulge_disk(bulge_n=4.0), mine=own)
+    components = {"sky": models.flat_sky(), "galaxy": models.bulge_disk(bulge_n=4.0), "mine": own}
+    scene = bp.Scene(IMAGE, psf=models.moffat_psf(), **components)
     table = models.describe(scene).table
     posterior = inference.Posterior(scene)
     latent = [
@@ -62,6 +63,7 @@ def test_rows_of_a_scene_are_its_sites_and_what_is_held():
     ]
     assert latent == [site.name for site in posterior.sites]
     assert set(table["parameter"][table["kind"] == "derived"]) == set(posterior.deterministic)
+    assert {"psf.q", "psf.theta"} <= set(posterior.deterministic)
     assert list(table["parameter"][table["kind"] == "held"]) == ["galaxy.bulge_n"]
     assert set(scene.units) | {"mine.flux", "mine.parts", "mine.radii", "mine.inner"} == set(table["parameter"])
 
