@@ -94,7 +94,7 @@ def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
         ``models.boxiness()``, ``models.fourier_modes((1, 3))``, ``models.log_spiral()`` and others, applied in this
         order.
 
-    The sites are those of the profile, then those of each shape.
+    The sites are those of the profile, then those of each shape; what the profile records beside them is recorded too.
 
     Raises
     ------
@@ -141,7 +141,8 @@ def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
             )
         return Shaped(base, made)
 
-    return Component(" with ".join([profile.kind, *(shape.kind for shape in shapes)]), light, parameters, given)
+    kind = " with ".join([profile.kind, *(shape.kind for shape in shapes)])
+    return Component(kind, light, parameters, given, profile.derived)
 
 
 @lru_cache
