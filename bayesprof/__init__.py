@@ -12,8 +12,9 @@ from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
+from bayesprof.window import Window
 
-__all__ = ["Image", "PSFField", "Scene", "__version__", "inference", "models", "plots", "read_psfex"]
+__all__ = ["Image", "PSFField", "Scene", "Window", "__version__", "inference", "models", "plots", "read_psfex"]
 
 __version__ = "0.1.0"
 

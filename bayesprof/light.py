@@ -12,9 +12,10 @@ gives a batch of images.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import is_dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -62,6 +63,12 @@ class Part(Light):
     def to(self, dtype: torch.dtype, device: torch.device) -> Self:
         """This light with its parameters on another dtype or device."""
         return moved(self, dtype, device)
+
+    def shifted(self, dx: float, dy: float) -> Self:
+        """This light, which is centred at `x`, `y`, elsewhere, pixels."""
+        result: Any = copy(self)
+        result.x, result.y = result.x + dx, result.y + dy
+        return cast(Self, result)
 
 
 class Pointlike(Part, ABC):
@@ -235,6 +242,33 @@ def moved(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
             object.__setattr__(result, name, moved(entry, dtype, device))  # a dataclass may be frozen
         return result
     return value
+
+
+def stacked(values: Sequence[Any]) -> Any:
+    """Lights of one kind, whose parameters are single numbers, as one with a batch of them; None where they differ in
+    anything but those.
+    """
+    first = values[0]
+    if any(type(value) is not type(first) for value in values):
+        return None
+    if isinstance(first, Tensor):
+        return torch.stack(list(values)) if all(value.ndim == 0 for value in values) else None
+    if isinstance(first, tuple):
+        if any(len(value) != len(first) for value in values):
+            return None
+        entries = [stacked(entry) for entry in zip(*values, strict=True)]
+        if any(entry is None for entry in entries):
+            return None
+        return type(first)(*entries) if hasattr(first, "_fields") else tuple(entries)
+    if isinstance(first, Light) or is_dataclass(first):
+        result = copy(first)
+        for name in vars(first):
+            entry = stacked([vars(value)[name] for value in values])
+            if entry is None:
+                return None
+            object.__setattr__(result, name, entry)
+        return result
+    return first if all(value == first for value in values) else None
 
 
 def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
