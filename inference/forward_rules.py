@@ -195,6 +195,34 @@ def _dotted(w: Writer, node: Node) -> Tangent:
     return w.sum(tangents, node.meta["val"])
 
 
+def _of_each_row(w: Writer, array: Node, block: Block) -> Node:
+    """`array`, which doesn't move, for each of the rows of `block`."""
+    return w.call(_ATEN.expand.default, w.value[array], [len(block.active), *array.meta["val"].shape])
+
+
+def _gathered(w: Writer, node: Node) -> Tangent:
+    source, axis, index = node.args
+    moved = axis if axis < 0 else axis + 1
+    return tuple(
+        Block(b.active, w.call(node.target, b.rows, moved, _of_each_row(w, index, b))) for b in w.tangent[source]
+    )
+
+
+def _scattered(w: Writer, node: Node) -> Tangent:
+    """What is added at the places of an index to an array that doesn't move."""
+    into, axis, index, source = node.args
+    if into in w.tangent:
+        return w.of_any(node)
+    moved = axis if axis < 0 else axis + 1
+    like = into.meta["val"]
+    blocks = []
+    for b in w.tangent[source]:
+        zeros = w.call(_ATEN.zeros.default, [len(b.active), *like.shape], dtype=like.dtype, device=like.device)
+        rows = w.call(node.target, zeros, moved, _of_each_row(w, index, b), b.rows)
+        blocks.append(Block(b.active, rows))
+    return tuple(blocks)
+
+
 def _x_log_y(w: Writer, node: Node) -> Tangent:
     x, y = node.args
     if not isinstance(x, fx.Node) or x in w.tangent:
@@ -366,6 +394,8 @@ RULES: dict[Any, Callable[[Writer, Node], Tangent]] = {
     _ATEN.mv.default: _multiplied,
     _ATEN.bmm.default: _multiplied,
     _ATEN.dot.default: _dotted,
+    _ATEN.gather.default: _gathered,
+    _ATEN.scatter_add.default: _scattered,
     _ATEN.xlogy.Tensor: _x_log_y,
     _ATEN.atan2.default: _arc_tangent,
     _ATEN.remainder.Scalar: _same,
