@@ -203,7 +203,7 @@ def _transformed(w: Writer, node: Node) -> Tangent:
     source, axes, *others = node.args
     rank = source.meta["val"].ndim
     axes = [axis % rank for axis in axes]
-    along = any(b.axis is not None and b.axis + rank in axes for b in w.tangent[source])
+    along = any(b.axis is not None and b.axis % rank in axes for b in w.tangent[source])
     tangent = w.plain(source) if along else w.tangent[source]
     behind = [axis + 1 for axis in axes]  # torch's own transforms take no negative ones
     return tuple(b._replace(rows=w.call(node.target, b.rows, behind, *others)) for b in tangent)
@@ -269,6 +269,41 @@ def _dotted(w: Writer, node: Node) -> Tangent:
             along = [b._replace(rows=w.call(torch.matmul, b.rows, w.value[other])) for b in w.plain(here)]
             tangents.append(tuple(along))
     return w.sum(tangents, node.meta["val"])
+
+
+def _of_each_row(w: Writer, array: Node, block: Block) -> Node:
+    """`array`, which doesn't move, for each of the rows of `block`."""
+    return w.call(_ATEN.expand.default, w.value[array], [len(block.active), *array.meta["val"].shape])
+
+
+def _gathered(w: Writer, node: Node) -> Tangent:
+    source, axis, index = node.args
+    return tuple(
+        b._replace(rows=w.call(node.target, b.rows, _behind_rows(axis), _of_each_row(w, index, b)))
+        for b in _across(w, source, axis)
+    )
+
+
+def _scattered(w: Writer, node: Node) -> Tangent:
+    """What is added at the places of an index to an array that doesn't move."""
+    into, axis, index, source = node.args
+    if into in w.tangent:
+        return w.of_any(node)
+    moved = _behind_rows(axis)
+    like = into.meta["val"]
+    blocks = []
+    for b in _across(w, source, axis):
+        zeros = w.call(_ATEN.zeros.default, [len(b.active), *like.shape], dtype=like.dtype, device=like.device)
+        rows = w.call(node.target, zeros, moved, _of_each_row(w, index, b), b.rows)
+        blocks.append(b._replace(rows=rows))
+    return tuple(blocks)
+
+
+def _across(w: Writer, node: Node, axis: int) -> Tangent:
+    """The blocks of `node`, plain ones where elements along `axis` have entries of their own."""
+    rank = node.meta["val"].ndim
+    along = any(b.axis is not None and b.axis % rank == axis % rank for b in w.tangent[node])
+    return w.plain(node) if along else w.tangent[node]
 
 
 def _x_log_y(w: Writer, node: Node) -> Tangent:
@@ -492,6 +527,8 @@ RULES: dict[Any, Callable[[Writer, Node], Tangent]] = {
     _ATEN.mv.default: _multiplied,
     _ATEN.bmm.default: _multiplied,
     _ATEN.dot.default: _dotted,
+    _ATEN.gather.default: _gathered,
+    _ATEN.scatter_add.default: _scattered,
     _ATEN.xlogy.Tensor: _x_log_y,
     _ATEN.atan2.default: _arc_tangent,
     _ATEN.remainder.Scalar: _same,

@@ -16,6 +16,7 @@ from bayesprof.inference.forward_mode import with_derivatives, with_shapes
 torch.manual_seed(3)
 MATRIX = torch.randn(4, 3, dtype=torch.float64)
 LARGE = torch.randn(70, 70, dtype=torch.float64)
+PLACES = torch.tensor([[0, 1, 0, 1]])
 Z = torch.tensor([0.3, -0.8, 1.4, 0.6, 0.2], dtype=torch.float64)
 
 FUNCTIONS = {
@@ -73,6 +74,11 @@ FUNCTIONS = {
     "backward of transforms": lambda z: torch.func.grad(
         lambda y: (torch.fft.irfft2(torch.fft.rfft2(LARGE) * torch.exp(1j * y[1] * y[2]), s=(70, 70)) * LARGE).sum()
     )(z),
+    "gathered": lambda z: z[0] * (z**2).reshape(1, 5).gather(-1, PLACES) + (z[:2, None] * z).gather(-2, PLACES.T),
+    "backward of gathered": lambda z: torch.func.grad(
+        lambda y: ((y**2).reshape(1, 5).gather(1, PLACES) * y[:4] ** 3).sum()
+    )(z),
+    "scattered": lambda z: (MATRIX * z[4]).scatter_add(1, torch.ones_like(MATRIX, dtype=torch.int64), MATRIX * z[0]),
     "order": lambda z: torch.cumsum(z * z[0], 0) + torch.sort(z).values + torch.cumprod(z[1:], 0)[1],
     "detached": lambda z: z[0] * z[1].detach() + (z[2] - z[2].detach()) * torch.exp(z[3]),
     "stacked": lambda z: _each_its_own(z).sum(0),
@@ -99,6 +105,11 @@ FUNCTIONS = {
     "stacked with common parameters": lambda z: (torch.stack([z[0] * z[4], z[4], z[1] * z[4]]) * z[4] + z[0]) ** 2,
     "stacked with held ones": lambda z: (
         torch.stack([z[0] * z[1], torch.tensor(2.0).double(), z[2]])[:, None] * MATRIX[0]
+    ),
+    "stacked and gathered": lambda z: (
+        torch.gather(_each_its_own(z), 1, torch.tensor([[[0, 1, 1], [3, 0, 2]]] * 3)).sum(0)
+        + torch.gather(_each_its_own(z), 0, torch.tensor([[[2, 0, 1]] * 4] * 2))[1, :2]
+        + torch.zeros(3, 2, 3).double().scatter_add(1, torch.tensor([[[0, 1, 1]] * 4] * 3), _each_its_own(z)).sum(0)
     ),
     "stacked backward": lambda z: torch.func.grad(lambda y: (_each_its_own(y) ** 2).sum() * y[0])(z),
     "written in place": lambda z: _filled(z),
@@ -144,7 +155,19 @@ def test_derivatives_are_those_of_torch(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["products", "elementary", "powers", "xlogy", "joined", "lists", "matrices", "stacked", "stacked and moved"]
+    "name",
+    [
+        "products",
+        "elementary",
+        "powers",
+        "xlogy",
+        "joined",
+        "lists",
+        "matrices",
+        "gathered",
+        "stacked",
+        "stacked and moved",
+    ],
 )
 def test_second_derivatives_are_those_of_torch(name):
     def total(z):
@@ -198,3 +221,15 @@ def test_parameter_shared_by_components_is_followed_through_all_of_them():
     jacobian = torch.func.jacfwd(loc)(z)
     torch.testing.assert_close(information, jacobian.T @ jacobian / 0.01, rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(prior, -torch.func.hessian(posterior.log_prior)(z), rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_looks_up_one_table_whatever_the_number_of_shape_parameters():
+    image = bp.Image(np.ones((31, 33)), sigma=1.0, psf=np.ones((3, 3)) / 9)
+    counts = {}
+    for make in (models.sersic, models.gaussian_ring, models.core_sersic):
+        posterior = inference.Posterior(bp.Scene(image, galaxy=make()))
+        z = posterior.initial()
+        graph = capture(torch.func.grad(posterior.log_density), z).graph.graph
+        targets = [str(node.target) for node in graph.nodes]
+        counts[make.__name__] = tuple(targets.count(f"aten.{name}.default") for name in ("gather", "scatter_add"))
+    assert set(counts.values()) == {(4, 4)}, counts
