@@ -30,7 +30,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as dist
@@ -89,7 +89,7 @@ class FreeAngles(Surface):
         For less than two profiles or three knots, or other than one value for each.
     """
 
-    radial_nodes = 40
+    radial_nodes: ClassVar[int] = 40
 
     def __init__(
         self,
