@@ -70,9 +70,10 @@ def rays(
       an exponential disk of the measured flux and half-light radius,
     - `knots` are held: from 0.1 to 5 measured half-light radii, in equal ratios. They take no prior.
 
-    Giving `q` or `theta` takes the place of `ellipticity`. An ellipse is much like two waves in angle, which the rays
-    have as well: it is the prior of the two that tells them apart. Hold ``ellipticity=[0.0, 0.0]`` for rays in the
-    plane of the sky. The total flux is recorded beside the parameters.
+    Giving `q` or `theta` takes the place of `ellipticity`. An ellipse is much like two waves in angle, and a shift of
+    the centre like one, which the rays have as well: it is the priors that tell them apart. Hold
+    ``ellipticity=[0.0, 0.0]`` for rays in the plane of the sky, and `x` and `y` where the centre is known; the
+    posterior is nearer to a Gaussian then, and sooner sampled. The total flux is recorded beside the parameters.
 
     Raises
     ------

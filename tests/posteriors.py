@@ -287,14 +287,16 @@ COMPONENTS = {
     ),
     "rays": models.rays(
         4,
-        **_priors("x", "y"),
+        x=11.3,  # a free centre is much like one wave around it
+        y=9.6,
         knots=[0.8, 2.5, 6.4],
         surface_brightness=dist.LogNormal(double(4.0, 2.6, -1.0).expand(4, 3), 0.5).to_event(2),
         ellipticity=[0.0, 0.0],
     ),
     "wedges": models.wedges(
         4,
-        **_priors("x", "y"),
+        x=11.3,  # a free centre is much like one wave around it
+        y=9.6,
         knots=[0.8, 2.5, 6.4],
         surface_brightness=dist.LogNormal(double(4.0, 2.6, -1.0).expand(4, 3), 0.5).to_event(2),
         ellipticity=[0.0, 0.0],
