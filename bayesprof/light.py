@@ -93,6 +93,8 @@ class Extended(Part, ABC):
     ellipse: Ellipse
     nodes_per_pixel: ClassVar[int] = 2
     """Nodes per axis of the integration over a pixel, away from the centre."""
+    radial_nodes: ClassVar[int] = 20
+    """Nodes between the centre and the edge of a pixel near to it, of the same integration."""
 
     @abstractmethod
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ class Profile(Extended):
     ) -> None:
         super().__init__()
         self.x, self.y, self.flux, self.radius = as_tensors(x, y, flux, radius)
-        self.ellipse = _ellipse(type(self).__name__, q, theta, ellipticity, like=self.radius)
+        self.ellipse = ellipse_of(type(self).__name__, q, theta, ellipticity, like=self.radius)
 
     @abstractmethod
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
@@ -178,6 +180,8 @@ class Surface(Part, ABC):
 
     nodes_per_pixel: ClassVar[int] = 2
     """Nodes per axis of the integration over a pixel, away from the centre."""
+    radial_nodes: ClassVar[int] = 20
+    """Nodes between the centre and the edge of a pixel near to it, of the same integration."""
 
     def __init__(self, x: Any, y: Any, radius: Any, *, ellipse: Ellipse | None = None) -> None:
         super().__init__()
@@ -271,7 +275,15 @@ def stacked(values: Sequence[Any]) -> Any:
     return first if all(value == first for value in values) else None
 
 
-def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
+def ellipse_of(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
+    """The ellipse of `q` and `theta`, or of an `ellipticity` in their place, for a light called `kind`; a circle where
+    all are None. `like`: a tensor of its dtype and device.
+
+    Raises
+    ------
+    ValueError
+        For both, and for an ellipticity that isn't a vector.
+    """
     if ellipticity is None:
         q = 1.0 if q is None else q
         theta = 0.0 if theta is None else theta
