@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 CORE = (
     "checking",
+    "placing",
+    "window",
     "noise",
     "psf_field",
     "instrument",
@@ -36,6 +38,7 @@ CORE = (
     "lattices",
     "surfaces",
     "rendering",
+    "windows",
     "measurement",
     "seeing",
     "likelihood",
