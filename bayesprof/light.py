@@ -272,7 +272,8 @@ def stacked(values: Sequence[Any]) -> Any:
                 return None
             object.__setattr__(result, name, entry)
         return result
-    return first if all(value == first for value in values) else None
+    simple = isinstance(first, str | int | float)
+    return first if all(value is first or (simple and value == first) for value in values) else None
 
 
 def ellipse_of(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:

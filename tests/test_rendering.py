@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import bayesprof as bp
 from bayesprof import models
-from bayesprof.light import Light
+from bayesprof.light import Light, stacked
 from bayesprof.lookup import look_up
 from bayesprof.models.sersic import sersic_table, sersic_transform
 from bayesprof.rendering import Renderer, renderer_for
@@ -526,3 +526,36 @@ def test_aliases_of_a_narrow_psf_see_the_source_where_they_are(fwhm, bound, r_ef
 def test_no_alias_is_followed_where_it_makes_no_difference():
     renderer = renderer_for(bp.Image(np.zeros((50, 61)), psf=Moffat(3.5, 2.5).stamp((61, 61))))
     assert renderer.convolution.x_aliased == renderer.convolution.y_aliased == (0, 0)
+
+
+# -- several sources
+
+
+def test_sources_of_one_kind_are_rendered_together_as_they_are_apart():
+    psf = np.exp(-((np.mgrid[:15, :17][0] - 7.0) ** 2 + (np.mgrid[:15, :17][1] - 8.0) ** 2) / 5)
+    render = renderer_for(bp.Image(np.zeros((37, 45)), psf=psf))
+    rng = np.random.default_rng(2)
+    lights = []
+    for _ in range(3):
+        x, y, flux, r = rng.uniform(5, 40), rng.uniform(5, 30), rng.uniform(10, 90), rng.uniform(1, 5)
+        shape = {"ellipticity": rng.uniform(-0.3, 0.3, 2)}
+        lights += [
+            models.Sersic(x, y, flux, r, rng.uniform(0.6, 4.0), **shape),
+            models.King(x, y, flux, r, 9 * r, **shape),
+            models.Exponential(x, y, flux, r, **shape),
+            models.PointSource(x, y, flux),
+            models.Spline(x, y, [flux, 0.3 * flux, 0.01 * flux], [r, 2 * r, 6 * r], **shape),
+        ]
+    expected = sum(render(light) for light in lights)
+    torch.testing.assert_close(render(sum(lights[1:], start=lights[0])), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_only_lights_that_differ_in_numbers_alone_are_stacked():
+    one, two = (models.Sersic(x, 3.0, 5.0, 2.0, 1.0) for x in (3.0, 4.0))
+    both = stacked([one, two])
+    assert both.x.tolist() == [3.0, 4.0]
+    assert both.ellipse.xx.shape == (2,)
+    assert stacked([one, models.Exponential(3.0, 4.0, 5.0, 2.0)]) is None
+    assert stacked([one, models.Sersic(torch.tensor([3.0, 4.0]), 3.0, 5.0, 2.0, 1.0)]) is None
+    splines = [models.Spline(3.0, 4.0, [3.0, 2.0, 1.0], [1.0, 2.0, last]) for last in (4.0, 5.0)]
+    assert stacked(splines) is None
