@@ -32,6 +32,7 @@ from bayesprof.inference.passes import (
     remove_zeros,
     simplify,
     vanishing,
+    with_slopes,
     write_apart,
     writes,
     written_into,
@@ -140,6 +141,8 @@ def capture(
 def _make_lean(graph: fx.GraphModule, differentiable: bool) -> None:
     write_apart(graph)
     remove_zeros(graph, set() if differentiable else vanishing(graph))
+    if differentiable:
+        with_slopes(graph)
     simplify(graph)
     compute_once(graph)
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, fx
 
+from bayesprof.sparse import PRODUCT, sparse_product
+
 Node = Any
 """A torch.fx.Node. Its arguments may be of two dozen types, of which captured operations take those they do."""
 
@@ -281,6 +283,11 @@ def _chosen(w: Writer, node: Node) -> Tangent:
     return w.sum(tangents, node.meta["val"], shapes=shapes)
 
 
+def _sparse(w: Writer, node: Node) -> Tangent:
+    matrix = [w.value[part] for part in node.args[1:]]
+    return w.mapped(node.args[0], lambda rows: w.call(sparse_product, rows, *matrix))
+
+
 def _same(w: Writer, node: Node) -> Tangent:
     return w.tangent[node.args[0]]
 
@@ -390,4 +397,6 @@ RULES: dict[Any, Callable[[Writer, Node], Tangent]] = {
     _ATEN.stack.default: _joined(1),
     _ATEN.complex.default: _complex,
     _ATEN.where.self: _chosen,
+    sparse_product: _sparse,
+    PRODUCT: _sparse,
 }
