@@ -55,7 +55,8 @@ class ContaminatedNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ContaminatedNormal:
         parameters = (self.loc, self.scale, self.fraction, self.outlier_scale)
-        return ContaminatedNormal(*(value.expand(batch_shape) for value in parameters), validate_args=False)
+        loc, scale, fraction, outlier_scale = (value.expand(batch_shape) for value in parameters)
+        return ContaminatedNormal(loc, scale, fraction, outlier_scale, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

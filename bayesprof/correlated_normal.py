@@ -55,8 +55,8 @@ class CorrelatedNormal(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CorrelatedNormal:
-        parameters = (value.expand(batch_shape) for value in (self.loc, self.sigma, self.factor))
-        return CorrelatedNormal(*parameters, self.decorrelation, validate_args=False)
+        loc, sigma, factor = (value.expand(batch_shape) for value in (self.loc, self.sigma, self.factor))
+        return CorrelatedNormal(loc, sigma, factor, self.decorrelation, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

@@ -143,13 +143,9 @@ def decorrelation(
     planes[0, y, x], planes[1, y, x] = scale[kind], precision[y, x]
     torus = (ny + correlation.reach, nx + correlation.reach)
     root = np.sqrt(np.maximum(power_spectrum(correlation.values, torus), 0.0))
-    return Decorrelation(
-        by_rows(matrix, dtype, torch.device(device)),
-        by_rows(matrix.T, dtype, torch.device(device)),
-        *(torch.as_tensor(plane, dtype=dtype, device=device) for plane in (*planes, root)),
-        before,
-        divergence,
-    )
+    sparse = [by_rows(one, dtype, torch.device(device)) for one in (matrix, matrix.T)]
+    tensors = [torch.as_tensor(plane, dtype=dtype, device=device) for plane in (*planes, root)]
+    return Decorrelation(sparse[0], sparse[1], tensors[0], tensors[1], tensors[2], before, divergence)
 
 
 def _predicted(correlation: NoiseCorrelation, before: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ def _product(
 ) -> Tensor:
     size = len(starts) - 1
     matrix = torch.sparse_csr_tensor(starts, columns, values, size=(size, size))
-    return (matrix @ x.reshape(-1, size).mT).mT.reshape(x.shape).clone(memory_format=torch.contiguous_format)
+    return (matrix @ x.reshape(-1, size).mT).mT.reshape(x.shape).contiguous()
 
 
 @_product.register_fake
