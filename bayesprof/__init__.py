@@ -14,12 +14,14 @@ from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
+from bayesprof.window import Window
 
 __all__ = [
     "Image",
     "NoiseCorrelation",
     "PSFField",
     "Scene",
+    "Window",
     "__version__",
     "inference",
     "likelihoods",

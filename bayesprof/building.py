@@ -41,7 +41,9 @@ def image_of(settings: Settings) -> Image:
 
 def scene_of(settings: Settings, image: Image) -> Scene:
     """The scene that `settings` describe, on `image`."""
-    components = {name: component_of(name, given, settings.modules) for name, given in settings.components.items()}
+    components: dict[str, Any] = {
+        name: component_of(name, given, settings.modules) for name, given in settings.components.items()
+    }
     likelihood = settings.fit["likelihood"]
     if likelihood in likelihoods.__all__:
         likelihood = getattr(likelihoods, likelihood)()

@@ -105,7 +105,8 @@ class HankelMap:
         Shape ``batch + (4, intervals)`` for `brightness` on the nodes, of shape ``batch + (nodes,)``.
         """
         coefficients = brightness @ self.splines.mT
-        return self.powers @ coefficients.unfold(-1, 4, 1).mT
+        intervals = self.mesh.intervals
+        return self.powers @ torch.stack([coefficients[..., i : i + intervals] for i in range(4)], dim=-2)
 
 
 @lru_cache

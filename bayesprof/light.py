@@ -12,9 +12,10 @@ gives a batch of images.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import is_dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -63,6 +64,12 @@ class Part(Light):
         """This light with its parameters on another dtype or device."""
         return moved(self, dtype, device)
 
+    def shifted(self, dx: float, dy: float) -> Self:
+        """This light, which is centred at `x`, `y`, elsewhere, pixels."""
+        result: Any = copy(self)
+        result.x, result.y = result.x + dx, result.y + dy
+        return cast(Self, result)
+
 
 class Pointlike(Part, ABC):
     """A source without extent at (`x`, `y`) with total `flux`."""
@@ -86,6 +93,8 @@ class Extended(Part, ABC):
     ellipse: Ellipse
     nodes_per_pixel: ClassVar[int] = 2
     """Nodes per axis of the integration over a pixel, away from the centre."""
+    radial_nodes: ClassVar[int] = 20
+    """Nodes between the centre and the edge of a pixel near to it, of the same integration."""
 
     @abstractmethod
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
@@ -129,7 +138,7 @@ class Profile(Extended):
     ) -> None:
         super().__init__()
         self.x, self.y, self.flux, self.radius = as_tensors(x, y, flux, radius)
-        self.ellipse = _ellipse(type(self).__name__, q, theta, ellipticity, like=self.radius)
+        self.ellipse = ellipse_of(type(self).__name__, q, theta, ellipticity, like=self.radius)
 
     @abstractmethod
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
@@ -171,6 +180,8 @@ class Surface(Part, ABC):
 
     nodes_per_pixel: ClassVar[int] = 2
     """Nodes per axis of the integration over a pixel, away from the centre."""
+    radial_nodes: ClassVar[int] = 20
+    """Nodes between the centre and the edge of a pixel near to it, of the same integration."""
 
     def __init__(self, x: Any, y: Any, radius: Any, *, ellipse: Ellipse | None = None) -> None:
         super().__init__()
@@ -237,7 +248,42 @@ def moved(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
     return value
 
 
-def _ellipse(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
+def stacked(values: Sequence[Any]) -> Any:
+    """Lights of one kind, whose parameters are single numbers, as one with a batch of them; None where they differ in
+    anything but those.
+    """
+    first = values[0]
+    if any(type(value) is not type(first) for value in values):
+        return None
+    if isinstance(first, Tensor):
+        return torch.stack(list(values)) if all(value.ndim == 0 for value in values) else None
+    if isinstance(first, tuple):
+        if any(len(value) != len(first) for value in values):
+            return None
+        entries = [stacked(entry) for entry in zip(*values, strict=True)]
+        if any(entry is None for entry in entries):
+            return None
+        return type(first)(*entries) if hasattr(first, "_fields") else tuple(entries)
+    if isinstance(first, Light) or is_dataclass(first):
+        result = copy(first)
+        for name in vars(first):
+            entry = stacked([vars(value)[name] for value in values])
+            if entry is None:
+                return None
+            object.__setattr__(result, name, entry)
+        return result
+    return first if all(value == first for value in values) else None
+
+
+def ellipse_of(kind: str, q: Any, theta: Any, ellipticity: Any, *, like: Tensor) -> Ellipse:
+    """The ellipse of `q` and `theta`, or of an `ellipticity` in their place, for a light called `kind`; a circle where
+    all are None. `like`: a tensor of its dtype and device.
+
+    Raises
+    ------
+    ValueError
+        For both, and for an ellipticity that isn't a vector.
+    """
     if ellipticity is None:
         q = 1.0 if q is None else q
         theta = 0.0 if theta is None else theta

@@ -5,13 +5,14 @@ They set the default priors and the starting points of a fit; nothing else depen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 
 from bayesprof.image import Image
+from bayesprof.window import Window
 
 _SMOOTHING = 1.5  # pixels, standard deviation of the smoothing before detection
 _THRESHOLD = 3.0  # detection limit, in units of the noise of the smoothed image
@@ -34,9 +35,9 @@ class Measurement:
     noise: float
 
 
-@lru_cache(maxsize=8)
-def measure(image: Image) -> Measurement:
-    """Measure the main object of `image`.
+@lru_cache(maxsize=64)
+def measure(image: Image, window: Window | None = None) -> Measurement:
+    """Measure the main object of `image`, or of a `window` of it.
 
     The sky is the clipped median of the unmasked pixels along the image's border. The object is the
     connected region, above three times the noise of the smoothed image, around the brightest pixel under a
@@ -53,11 +54,18 @@ def measure(image: Image) -> Measurement:
     (20, 22)
     """
     data, valid = image.data.cpu().numpy().astype(float), image.valid.cpu().numpy()
+    if window is not None:
+        found = _measured(*(plane[window.y0 : window.y1, window.x0 : window.x1] for plane in (data, valid)))
+        return replace(found, x=found.x + window.x0, y=found.y + window.y0)
+    return _measured(data, valid)
+
+
+def _measured(data: np.ndarray, valid: np.ndarray) -> Measurement:
     sky, noise = _sky(data, valid)
     excess = np.where(valid, data - sky, 0.0)
     coverage = ndimage.gaussian_filter(valid.astype(float), _SMOOTHING)
     smooth = np.where(coverage > 0.2, ndimage.gaussian_filter(excess, _SMOOTHING) / np.maximum(coverage, 0.2), 0.0)
-    ny, nx = image.shape
+    ny, nx = data.shape
     y, x = np.mgrid[:ny, :nx].astype(float)
     window = np.exp(-0.5 * (((x - (nx - 1) / 2) / (nx / 4)) ** 2 + ((y - (ny - 1) / 2) / (ny / 4)) ** 2))
     peak = np.unravel_index(np.argmax(smooth * window), smooth.shape)

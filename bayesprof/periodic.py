@@ -64,8 +64,13 @@ class PeriodicCopies:
         along_x, along_y = (1 - step * step * (3 - 2 * step)).unbind(-1)
         return along_x * along_y
 
-    def __call__(self, source: Extended, presence: Tensor) -> Tensor:
-        """What to take off the periodic image of `source` times its `presence`, shape ``batch + (ny, nx)``.
+    def __call__(self, nodes: Tensor) -> Tensor:
+        """What to take off a periodic image, shape ``batch + (ny, nx)``, from :meth:`on_nodes`."""
+        return self.to_y @ self.blur(nodes) @ self.to_x.mT
+
+    def on_nodes(self, source: Extended, presence: Tensor) -> Tensor:
+        """What to take off the periodic image of `source` times its `presence`, before the PSF, on the finer nodes,
+        shape ``batch + (nodes, nodes)``.
 
         The copies; and for a source outside, whose presence is below 1, the rest of its light itself, with a
         minus sign: it is as smooth over the image as a copy.
@@ -79,8 +84,7 @@ class PeriodicCopies:
         second = second.unflatten(-1, (16, _SECOND_NODES, _SECOND_NODES)).sum(-3)
         itself = first[..., 0, :, :]
         copies = first[..., 1:, :, :].sum(-3) + self.refine @ second @ self.refine.mT + per_pixel(rest @ self.weight)
-        nodes = per_pixel(presence) * copies - per_pixel(1 - presence) * itself
-        return self.to_y @ self.blur(nodes) @ self.to_x.mT
+        return per_pixel(presence) * copies - per_pixel(1 - presence) * itself
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from bayesprof.light import Extended, Surface
 
 _REACH = 4  # the block around the centre holds 2 * reach + 1 pixels a side
 _EDGE_NODES = 8
-_RADIAL_NODES = 20
 _RADIAL_POWER = 2  # s ~ u^2 resolves the cusp
 _CLOSEST = 1e-6  # pixels; nearer to an edge than this, the centre counts as so far from it
 
@@ -94,7 +93,7 @@ def _edge_rule(level: Tensor, ends: Tensor, shift: Tensor, width: Tensor) -> tup
 
 def _inner_integral(source: Extended | Surface, dx: Tensor, dy: Tensor) -> Tensor:
     """``g`` at offsets of shape ``batch + (lines, edges, nodes)``."""
-    nodes, weights = _rule(_RADIAL_NODES, dx)
+    nodes, weights = _rule(source.radial_nodes, dx)
     u = 0.5 * (1 + nodes)
     # half of the nodes lie within about the profile's own radius, however far the edge is
     ellipse, radius = Ellipse(*(entry[..., None] for entry in source.ellipse)), 3 * source.radius[..., None]

@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesprof.grid import per_pixel
 from bayesprof.hankel import HankelMap
 from bayesprof.light import Profile
-from bayesprof.lookup import Cubics, interpolate
+from bayesprof.lookup import interpolate
 
 
 class RadialProfile(Profile):
@@ -68,26 +68,16 @@ class RadialProfile(Profile):
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
         hankel = self.hankel().to(wavenumber_squared.device)
-        shape = torch.broadcast_tensors(*self.shape) if self.shape else ()
-        at = (
-            torch.stack([one.detach() for one in shape], dim=-1).to(torch.float64)
-            if shape
-            else torch.empty(0, dtype=torch.float64, device=wavenumber_squared.device)
-        )
-        profile, curvatures = self._derivatives(hankel, at)
-        # value and slopes by one product: what costs is to read the matrix
-        value, *first = hankel.cubics(profile).to(wavenumber_squared.dtype).unbind(-3)
-        second = [[*hankel.cubics(rows).to(wavenumber_squared.dtype).unbind(-3)] for rows in curvatures]
-        return interpolate(
-            Cubics(value, first, second), hankel.mesh.step, hankel.mesh.position(wavenumber_squared), shape
-        )
+        values, _ = self._values(hankel)
+        profile = values / (values @ hankel.light)[..., None]
+        cubics = hankel.cubics(profile).to(wavenumber_squared.dtype)
+        return interpolate(cubics, hankel.mesh.step, hankel.mesh.position(wavenumber_squared))
 
     def log_light(self) -> Tensor:
         """Logarithm of the total light of the circular profile that `formula` describes, shape ``batch``, float64."""
         hankel = self.hankel().to(self.radius.device)
-        log_values = self.formula(hankel.radii, *(value.to(torch.float64)[..., None] for value in self.shape))
-        highest = _highest(log_values)
-        return highest[..., 0] + torch.log((torch.exp(log_values - highest) * hankel.light).sum(-1))
+        values, log_unit = self._values(hankel)
+        return log_unit + torch.log(values @ hankel.light)
 
     def light_at_unit_brightness(self) -> Tensor:
         """Total light of the elliptical profile where `formula` is for image units per pixel, shape ``batch``."""
@@ -95,50 +85,10 @@ class RadialProfile(Profile):
         area = torch.sqrt(xx * yy - xy**2) * self.radius**2
         return area * torch.exp(self.log_light()).to(area.dtype)
 
-    def _derivatives(self, hankel: HankelMap, at: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The profile of unit light on the radii of the map, and its derivatives, for shape parameters `at` of shape
-        ``batch + (parameters,)`` and type float64.
-
-        The first tensor has shape ``batch + (1 + parameters, nodes)``: value and slopes. The others are the derivatives
-        of each of the slopes in the parameters up to its own.
+    def _values(self, hankel: HankelMap) -> tuple[Tensor, Tensor]:
+        """Brightness on the radii of the map, shape ``batch + (nodes,)``, float64, in a unit that keeps it in range,
+        and the logarithm of that unit, shape ``batch``, without derivatives.
         """
-        # each radius has parameters of its own, so that one reverse pass gives the derivatives on all radii
-        spread = at[..., None].expand(*at.shape, len(hankel.radii))
-        highest = _highest(self.formula(hankel.radii, *spread.unbind(-2)))
-
-        def value_of(spread: Tensor) -> Tensor:
-            return torch.exp(self.formula(hankel.radii, *spread.unbind(-2)) - highest)
-
-        def slopes_of(spread: Tensor) -> Tensor:
-            values, pull = torch.func.vjp(value_of, spread)[:2]
-            (slopes,) = pull(torch.ones_like(values))
-            return slopes
-
-        def total(values: Tensor) -> Tensor:
-            return (values @ hankel.light)[..., None]
-
-        f = value_of(spread)
-        norm = 1 / total(f)
-        f, norm = (f * norm)[..., None, :], norm[..., None, :]
-        slopes, pull = torch.func.vjp(slopes_of, spread)[:2]
-        # d(f / S) = (df - f dS / S) / S, and once more
-        slopes = norm * slopes
-        in_light = total(slopes)
-        first = slopes - f * in_light
-        curvatures = []
-        for i in range(at.shape[-1]):
-            (rows,) = pull(torch.ones_like(slopes) * _unit(i, at)[:, None])
-            rows = norm * rows
-            one, by_one = first[..., i : i + 1, :], in_light[..., i : i + 1, :]
-            curvatures.append((rows - f * total(rows) - one * in_light - first * by_one)[..., : i + 1, :])
-        return torch.cat([f, first], dim=-2), curvatures
-
-
-def _highest(log_values: Tensor) -> Tensor:
-    """The largest on all radii, shape ``batch + (1,)``, without derivatives: what keeps exponentials in range."""
-    return log_values.detach().amax(-1, keepdim=True)
-
-
-def _unit(i: int, like: Tensor) -> Tensor:
-    """Unit vector along parameter `i`."""
-    return (torch.arange(like.shape[-1], device=like.device) == i).to(like.dtype)
+        log_values = self.formula(hankel.radii, *(value.to(torch.float64)[..., None] for value in self.shape))
+        highest = log_values.detach().amax(-1)
+        return torch.exp(log_values - highest[..., None]), highest

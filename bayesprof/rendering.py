@@ -20,7 +20,9 @@ Without a PSF the light is integrated over each pixel in real space (:mod:`bayes
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from bayesprof.field_transfer import FieldTransfer, field_transfer
 from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
 from bayesprof.lattices import lattice_image
-from bayesprof.light import Background, Extended, Lattice, Light, Part, Pointlike, Surface
+from bayesprof.light import Background, Extended, Lattice, Light, Part, Pointlike, Surface, stacked
 from bayesprof.periodic import DrawnBlur, PeriodicCopies, derivatives_on_nodes, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
 from bayesprof.psf import PSF
@@ -51,6 +53,7 @@ from bayesprof.transfer import (
 )
 from bayesprof.wings import WingCopies, wing_copies
 
+_STACKED = 2**18  # wavenumbers of sources of one kind that are taken together
 _PADDING = 1.5  # size of the periodic grid relative to the image
 
 
@@ -77,34 +80,68 @@ class Convolution:
 
     def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
-        dtype = self.transfer.dtype.to_complex()
-        kx, ky = (axis.k.to(dtype.to_real()) for axis in (self.x_axis, self.y_axis))
-        spectrum: Tensor | float = 0.0
-        copies: Tensor | float = 0.0
-        for source in sources:
-            # one-dimensional, so float64 costs nothing and keeps float32 images exact
-            along_x, along_y = (
-                axis.phase(per_pixel(position)).to(dtype)
-                for axis, position in ((self.x_axis, source.x), (self.y_axis, source.y))
-            )
-            presence = self.copies.presence(source)
-            amplitude: Tensor = per_pixel(presence * source.flux)
-            if isinstance(source, Extended):
-                waves = (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
-            else:
-                waves = (along_y * amplitude) * along_x
-            spectrum = spectrum + (
-                waves if self.field is None else self._folded(waves) * self.field.at(source.x, source.y)
-            )
-            if isinstance(source, Extended):
-                copies = copies + self.copies(source, presence)
-        spectrum = torch.as_tensor(spectrum)
+        spectrum: Any = 0.0
+        nodes = None
+        for indices, source in together(sources, most=_STACKED // self.transfer.numel()):
+            waves, copies = self._waves(source)
+            if len(indices) > 1:
+                waves, copies = waves.sum(-3), None if copies is None else copies.sum(-3)
+            spectrum = spectrum + waves
+            nodes = copies if nodes is None else nodes if copies is None else nodes + copies
+        return self._image(spectrum, nodes)
+
+    def apart(self, sources: list[Extended | Pointlike]) -> list[tuple[list[int], Tensor]]:
+        """Image of each of the `sources`, which have no batch shape: those of one kind together, which ones they are
+        and their images, shape (number, ny, nx).
+        """
+        images = []
+        for indices, source in together(sources, most=_STACKED // self.transfer.numel()):
+            image = self._image(*self._waves(source))
+            images.append((indices, image if len(indices) > 1 else image[None]))
+        return images
+
+    def _image(self, spectrum: Tensor, copies: Tensor | None) -> Tensor:
+        """Image of a sum of :meth:`_waves`."""
         if self.field is None:
             spectrum = self._folded(spectrum) * self.transfer
-        return to_pixels(spectrum, self.shape, self.period, self.oversampling) - copies
+        image = to_pixels(spectrum, self.shape, self.period, self.oversampling)
+        return image if copies is None else image - self.copies(copies)
+
+    def _waves(self, source: Extended | Pointlike) -> tuple[Tensor, Tensor | None]:
+        """Transform of a source, through the PSF where that varies; and what its periodic copies take off."""
+        dtype = self.transfer.dtype.to_complex()
+        kx, ky = (axis.k.to(dtype.to_real()) for axis in (self.x_axis, self.y_axis))
+        # one-dimensional, so float64 costs nothing and keeps float32 images exact
+        along_x, along_y = (
+            axis.phase(per_pixel(position)).to(dtype)
+            for axis, position in ((self.x_axis, source.x), (self.y_axis, source.y))
+        )
+        presence = self.copies.presence(source)
+        amplitude: Tensor = per_pixel(presence * source.flux)
+        copies = None
+        if isinstance(source, Extended):
+            waves = (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
+            copies = self.copies.on_nodes(source, presence)
+        else:
+            waves = (along_y * amplitude) * along_x
+        return (waves if self.field is None else self._folded(waves) * self.field.at(source.x, source.y)), copies
 
     def _folded(self, spectrum: Tensor) -> Tensor:
         return fold(fold(spectrum, self.x_aliased, -1), self.y_aliased, -2)
+
+
+def together(sources: Sequence[Extended | Pointlike], *, most: int) -> Iterator[tuple[list[int], Any]]:
+    """The `sources`, those of one kind stacked where their parameters are single numbers, at most so many; and which
+    ones they are.
+    """
+    kinds: dict[type, list[int]] = {}
+    for i, source in enumerate(sources):
+        kinds.setdefault(type(source), []).append(i)
+    for alike in kinds.values():
+        for start in range(0, len(alike), max(most, 1)):
+            some = alike[start : start + max(most, 1)]
+            stack = stacked([sources[i] for i in some]) if len(some) > 1 else None
+            yield from [([i], sources[i]) for i in some] if stack is None else [(some, stack)]
 
 
 @dataclass(frozen=True)
@@ -122,25 +159,39 @@ class ModelConvolution:
 
     def __call__(self, sources: list[Extended | Pointlike], psf: PSF) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
+        image = self._drawn(psf)(sources)
+        x, y, flux = (
+            torch.stack(torch.broadcast_tensors(*values), dim=-1)
+            for values in zip(*(self._point(source) for source in sources), strict=True)
+        )
+        copies = self.wings(psf, x, y, flux)
+        return image if copies is None else image - copies
+
+    def apart(self, sources: list[Extended | Pointlike], psf: PSF) -> list[tuple[list[int], Tensor]]:
+        """As :meth:`Convolution.apart`."""
+        images = self._drawn(psf).apart(sources)
+        x, y, flux = (
+            torch.stack(values)[:, None] for values in zip(*(self._point(source) for source in sources), strict=True)
+        )
+        copies = self.wings(psf, x, y, flux)
+        return images if copies is None else [(indices, image - copies[indices]) for indices, image in images]
+
+    def _point(self, source: Extended | Pointlike) -> tuple[Tensor, Tensor, Tensor]:
+        """Where and how bright a source is, as the wings of the PSF need it."""
+        return source.x, source.y, self.through_pixel.copies.presence(source) * source.flux
+
+    def _drawn(self, psf: PSF) -> Convolution:
+        """The convolution with a PSF."""
         pixel = self.through_pixel
         kx, ky = (axis.k.to(self.d_x.dtype) for axis in (pixel.x_axis, pixel.y_axis))
         moments = moments_within(psf.transform_at, 0.5 * min(pixel.period), like=self.d_x)
         if not psf.contains_pixel:
             moments = moments._replace(xx=moments.xx + 1 / 12, yy=moments.yy + 1 / 12)
-        convolution = replace(
+        return replace(
             pixel,
             transfer=pixel.transfer * psf.transform_at(kx, ky),
             copies=replace(pixel.copies, blur=DrawnBlur(self.d_x, self.d_y, moments)),
         )
-        image = convolution(sources)
-        x, y, flux = (
-            torch.stack(torch.broadcast_tensors(*values), dim=-1)
-            for values in zip(
-                *((source.x, source.y, pixel.copies.presence(source) * source.flux) for source in sources), strict=True
-            )
-        )
-        copies = self.wings(psf, x, y, flux)
-        return image if copies is None else image - copies
 
 
 @dataclass(frozen=True)
@@ -160,9 +211,7 @@ class Renderer:
 
         Raises ValueError for a point source without a PSF, and for a PSF among the sources.
         """
-        if any(isinstance(part, PSF) for part in light.parts):
-            raise ValueError("a PSF is not a source; give it as Scene(image, psf=models.moffat_psf(), ...)")
-        parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
+        parts = self._parts(light)
         sources = [part for part in parts if isinstance(part, Extended | Pointlike)]
         surfaces = [part for part in parts if isinstance(part, Surface | Lattice)]
         ny, nx = self.shape
@@ -170,16 +219,11 @@ class Renderer:
         y = torch.arange(ny, dtype=self.dtype, device=self.device)[:, None]
         image = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         if sources and isinstance(self.convolution, ModelConvolution):
-            if psf is None:
-                raise ValueError("this renderer was made for a PSF with parameters, and got none; give it psf=")
-            image = image + self.convolution(sources, psf.to(self.dtype, self.device))
+            image = image + self.convolution(sources, self._checked(psf))
         elif sources and isinstance(self.convolution, Convolution):
             image = image + self.convolution(sources)
-        elif sources:
-            for source in sources:
-                if isinstance(source, Pointlike):
-                    raise ValueError("a point source has no image without a PSF; give the Image or the Scene a psf=")
-                image = image + integrate_over_pixels(source, self.shape)
+        for source in sources if self.convolution is None else ():
+            image = image + self._integrated(source)
         if surfaces and self.surfaces is not None:
             seeing = self.surfaces if psf is None else self.surfaces.through(psf)
             image = image + seeing(surfaces)
@@ -194,64 +238,104 @@ class Renderer:
                 image = image + part.brightness_at(x, y)
         return image
 
+    def apart(self, parts: Sequence[Part], psf: PSF | None = None) -> list[tuple[list[int], Tensor]]:
+        """Image of each of the `parts`, which have no batch shape and aren't backgrounds: those of one kind together,
+        which ones they are and their images, shape (number, ny, nx).
+        """
+        parts = self._parts(Light(tuple(parts)))
+        places = [i for i, part in enumerate(parts) if isinstance(part, Extended | Pointlike)]
+        sources: list[Any] = [parts[i] for i in places]
+        if sources and isinstance(self.convolution, ModelConvolution):
+            images = self.convolution.apart(sources, self._checked(psf))
+        elif sources and isinstance(self.convolution, Convolution):
+            images = self.convolution.apart(sources)
+        else:
+            images = [([i], self._integrated(source)[None]) for i, source in enumerate(sources)]
+        images = [([places[i] for i in indices], image) for indices, image in images]
+        others = [i for i in range(len(parts)) if i not in places]
+        return images + [([i], self(parts[i], psf)[None]) for i in others]
 
-def renderer_for(image: Image, psf: PSF | None = None) -> Renderer:
+    def _parts(self, light: Light) -> list[Part]:
+        if any(isinstance(part, PSF) for part in light.parts):
+            raise ValueError("a PSF is not a source; give it as Scene(image, psf=models.moffat_psf(), ...)")
+        return [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
+
+    def _checked(self, psf: PSF | None) -> PSF:
+        if psf is None:
+            raise ValueError("this renderer was made for a PSF with parameters, and got none; give it psf=")
+        return psf.to(self.dtype, self.device)
+
+    def _integrated(self, source: Extended | Pointlike) -> Tensor:
+        if isinstance(source, Pointlike):
+            raise ValueError("a point source has no image without a PSF; give the Image or the Scene a psf=")
+        return integrate_over_pixels(source, self.shape)
+
+
+def renderer_for(image: Image, psf: PSF | None = None, *, shape: tuple[int, int] | None = None) -> Renderer:
     """The renderer of `image`: its pixels, its PSF, its dtype and device.
 
     `psf`: one with parameters, in place of that of the image. Its kind, `oversampling`, `contains_pixel` and `reach`
-    count; the values of its parameters don't.
+    count; the values of its parameters don't. `shape`: of a window (height, width) rendered in place of the whole.
+
+    Raises ValueError for a window of an image whose PSF varies.
     """
     convolution: Convolution | ModelConvolution | None = None
     surfaces = None
+    if shape is not None and image.psf_field is not None and psf is None:
+        raise ValueError(
+            f"windows: image {image.name!r} has a PSF that varies over it, which is known for the whole image only; "
+            "leave out windows, or give the Image one PSF"
+        )
+    shape = shape or image.shape
     if psf is not None:
-        convolution, surfaces = _model_convolution(image, psf), _model_surfaces(image, psf)
+        convolution, surfaces = _model_convolution(image, psf, shape), _model_surfaces(image, psf, shape)
     elif image.psf is not None:
         stamp = image.psf.to(device="cpu", dtype=torch.float64)
-        convolution, surfaces = _convolution(image, stamp), _surfaces(image, stamp)
-    return Renderer(image.shape, image.dtype, image.device, convolution, surfaces)
+        convolution, surfaces = _convolution(image, stamp, shape), _surfaces(image, stamp, shape)
+    return Renderer(shape, image.dtype, image.device, convolution, surfaces)
 
 
-def _convolution(image: Image, psf: Tensor) -> Convolution:
+def _convolution(image: Image, psf: Tensor, shape: tuple[int, int]) -> Convolution:
     step = image.psf_oversampling
     reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
-    period = _period(image.shape, reach_y, reach_x)
+    period = _period(shape, reach_y, reach_x)
     x_axis, y_axis, transfer = _optics(image, psf, period)
     x_axis, x_aliased = followed_apart(x_axis, transfer[:1].abs())
     y_axis, y_aliased = followed_apart(y_axis, transfer[:, :1].abs())
     # where the PSF varies, those of the middle of the image; the copies are a few thousandths of the light
     moments = psf_moments(psf, step, contains_pixel=image.psf_contains_pixel)
     return Convolution(
-        shape=image.shape,
+        shape=shape,
         period=period,
         oversampling=step,
         x_axis=x_axis,
         y_axis=y_axis,
         transfer=transfer,
-        copies=periodic_copies(image.shape, period, moments, dtype=image.dtype, device=image.device),
+        copies=periodic_copies(shape, period, moments, dtype=image.dtype, device=image.device),
         x_aliased=x_aliased,
         y_aliased=y_aliased,
         field=_field(image, period),
     )
 
 
-def _model_convolution(image: Image, psf: PSF) -> ModelConvolution:
-    period = _period(image.shape, psf.reach, psf.reach)
+def _model_convolution(image: Image, psf: PSF, shape: tuple[int, int]) -> ModelConvolution:
+    period = _period(shape, psf.reach, psf.reach)
     x_axis, y_axis, transfer = _pixel_optics(image, psf, period)
     at_origin = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
     dtype, device = image.dtype, image.device
     through_pixel = Convolution(
-        shape=image.shape,
+        shape=shape,
         period=period,
         oversampling=psf.oversampling,
         x_axis=x_axis,
         y_axis=y_axis,
         transfer=transfer.real,
-        copies=periodic_copies(image.shape, period, at_origin, dtype=dtype, device=device),
+        copies=periodic_copies(shape, period, at_origin, dtype=dtype, device=device),
         x_aliased=Places(),
         y_aliased=Places(),
     )
-    d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(image.shape))
-    return ModelConvolution(through_pixel, d_x, d_y, wing_copies(image.shape, period, dtype=dtype, device=device))
+    d_x, d_y = (matrix.to(dtype=dtype, device=device) for matrix in derivatives_on_nodes(shape))
+    return ModelConvolution(through_pixel, d_x, d_y, wing_copies(shape, period, dtype=dtype, device=device))
 
 
 def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, int]:
@@ -263,18 +347,18 @@ def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, in
     )
 
 
-def _surfaces(image: Image, psf: Tensor) -> SurfaceConvolution:
+def _surfaces(image: Image, psf: Tensor, shape: tuple[int, int]) -> SurfaceConvolution:
     step, field = image.psf_oversampling, image.psf_field
     # where the PSF varies, room for its widest and rings for its sharpest
     stamps = psf[None] if field is None else torch.from_numpy(field.stamps_over(image.shape))
     reach_y, reach_x = (math.ceil(max(psf_reach(stamp.sum(1 - axis)) for stamp in stamps) / step) for axis in (0, 1))
-    period = surface_period(image.shape, reach_y, reach_x)
+    period = surface_period(shape, reach_y, reach_x)
     seen = _optics(image, psf, period)
     if field is None:
-        return surface_convolution(image.shape, period, step, seen, dtype=image.dtype)
+        return surface_convolution(shape, period, step, seen, dtype=image.dtype)
     transforms = (optics(stamp, period, step, contains_pixel=image.psf_contains_pixel).transfer for stamp in stamps)
     most = torch.stack([transform.abs() for transform in transforms]).amax(0).to(seen.transfer)
-    convolution = surface_convolution(image.shape, period, step, seen._replace(transfer=most), dtype=image.dtype)
+    convolution = surface_convolution(shape, period, step, seen._replace(transfer=most), dtype=image.dtype)
     return replace(convolution, optics=seen, field=_field(image, period))
 
 
@@ -292,10 +376,10 @@ def _field(image: Image, period: tuple[int, int]) -> FieldTransfer | None:
     )
 
 
-def _model_surfaces(image: Image, psf: PSF) -> SurfaceConvolution:
-    period = surface_period(image.shape, psf.reach, psf.reach)
+def _model_surfaces(image: Image, psf: PSF, shape: tuple[int, int]) -> SurfaceConvolution:
+    period = surface_period(shape, psf.reach, psf.reach)
     through_pixel = _pixel_optics(image, psf, period)
-    return surface_convolution(image.shape, period, psf.oversampling, through_pixel, dtype=image.dtype)
+    return surface_convolution(shape, period, psf.oversampling, through_pixel, dtype=image.dtype)
 
 
 def _optics(image: Image, psf: Tensor, period: tuple[int, int]) -> Optics:

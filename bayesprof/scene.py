@@ -18,6 +18,8 @@ from bayesprof.light import Light
 from bayesprof.likelihood import Observation, WithParameters, likelihood_for, observed_pixels
 from bayesprof.psf import PSF, as_psf, check_psf
 from bayesprof.rendering import renderer_for
+from bayesprof.window import Window
+from bayesprof.windows import WindowedRenderer
 
 
 class Scene:
@@ -37,6 +39,9 @@ class Scene:
         :mod:`bayesprof.models` whose names end in ``_psf``, or your own function that draws with ``pyro.sample`` and
         returns a PSF (:mod:`bayesprof.psf`) or light made of profiles centred on (0, 0). Its sites are
         ``psf.parameter``.
+    windows : mapping from names of components to Window, optional
+        The pixels in which a component has light: beyond them it is left out, and costs nothing. Its default priors
+        are measured there. Components without a window are rendered over the whole image.
     **components : functions
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
         keyword is the name, which goes before the names of the component's sites.
@@ -68,6 +73,7 @@ class Scene:
         *,
         likelihood: Any = "gaussian",
         psf: Callable[[], Light] | None = None,
+        windows: Mapping[str, Window] | None = None,
         **components: Callable[[], Light],
     ) -> None:
         if not isinstance(image, Image):
@@ -82,17 +88,23 @@ class Scene:
             _check_component(name, component, image)
         self.image = image
         self.likelihood = likelihood_for(likelihood, image)
-        self.components = {name: _bound(component, image) for name, component in components.items()}
+        self.windows = _checked_windows(windows, components, image)
+        self.components = {
+            name: _bound(component, image, self.windows.get(name)) for name, component in components.items()
+        }
         if psf is not None:
             _check_component("psf", psf, image)
         self.psf = None if psf is None else _bound(psf, image)
-        self._render = renderer_for(image, self._checked_psf())
+        drawn = self._checked_psf()
+        everywhere = len(self.windows) < len(components)
+        self._render = renderer_for(image, drawn) if everywhere else None
+        self._render_windows = WindowedRenderer(image, self.windows, drawn)
         self._check_light()
 
     def __call__(self) -> Tensor:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
         psf = self.draw_psf()
-        model_image = self._render(_joined(self.lights().values()), psf)
+        model_image = self._image_of(self.lights(), psf)
         observation = self._observation(model_image)
         pixels = observation.distribution.mask(self.image.valid).to_event(2)
         pyro.sample(self.image.name, pixels, obs=observation.observed)
@@ -145,7 +157,7 @@ class Scene:
                     f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
                     "give params={name: value}, for example fit.params"
                 )
-            return self._render(_joined(lights[name] for name in names), psf)
+            return self._image_of({name: lights[name] for name in names}, psf)
 
     def initial_values(self) -> dict[str, Tensor]:
         """Values measured on the image to start a fit from, by site name; user's own components have none."""
@@ -223,6 +235,16 @@ class Scene:
         with _Prefix("psf"):
             return as_psf(self.psf())
 
+    def _image_of(self, lights: Mapping[str, Light], psf: PSF | None) -> Tensor:
+        """Noiseless image of `lights`, by component."""
+        image = self._render_windows(lights, psf)
+        everywhere = [light for name, light in lights.items() if name not in self.windows]
+        if self._render is not None and everywhere:
+            image = image + self._render(_joined(everywhere), psf)
+        if isinstance(image, Tensor):
+            return image
+        return torch.zeros(self.image.shape, dtype=self.image.dtype, device=self.image.device)
+
     def _values(self, params: Any) -> dict[str, Tensor]:
         params = getattr(params, "params", params)
         if params is None:
@@ -261,7 +283,7 @@ class Scene:
                         "models.Sersic(...) or a "
                         "sum of lights"
                     )
-            model_image = self._render(_joined(self.lights().values()), self.draw_psf())
+            model_image = self._image_of(self.lights(), self.draw_psf())
             with poutine.trace() as tracer:
                 self._observation(model_image)
             nodes = tracer.trace.nodes
@@ -296,8 +318,33 @@ def _joined(lights: Any) -> Light:
     return Light(tuple(part for light in lights for part in light.parts))
 
 
-def _bound(component: Any, image: Image) -> Callable[[], Light]:
-    return component.bind(image) if hasattr(component, "bind") else component
+def _bound(component: Any, image: Image, window: Window | None = None) -> Callable[[], Light]:
+    if not hasattr(component, "bind"):
+        bound: Callable[[], Light] = component
+    else:
+        bound = component.bind(image) if window is None else component.bind(image, window)
+    return bound
+
+
+def _checked_windows(windows: Any, components: Mapping[str, Any], image: Image) -> dict[str, Window]:
+    if windows is not None and not isinstance(windows, Mapping):
+        raise TypeError(
+            f"Scene: expected windows as a mapping from names of components to bp.Window, got {type(windows).__name__}"
+        )
+    for name, window in (windows or {}).items():
+        if name not in components:
+            raise ValueError(f"Scene: expected windows of components, {list(components)}, got one of {name!r}")
+        if not isinstance(window, Window):
+            raise TypeError(
+                f"Scene: expected the window of {name!r} to be a bp.Window(x0, y0, x1, y1), got {type(window).__name__}"
+            )
+    inside = {name: window.within(image.shape) for name, window in (windows or {}).items()}
+    for name, window in inside.items():
+        if not bool(image.valid[window.y0 : window.y1, window.x0 : window.x1].any()):
+            raise ValueError(
+                f"Scene: expected unmasked pixels in the window of {name!r}, {window} has none; enlarge it"
+            )
+    return inside
 
 
 def _check_component(name: str, component: Any, image: Image) -> None:

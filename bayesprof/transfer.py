@@ -209,7 +209,7 @@ def fold(plane: Tensor, places: Places, dim: int) -> Tensor:
     size = plane.shape[dim] - count
     met = plane.narrow(dim, places.start, count) + plane.narrow(dim, size, count)
     before, after = plane.narrow(dim, 0, places.start), plane.narrow(dim, places.stop, size - places.stop)
-    return torch.cat([before, met, after], dim)
+    return torch.cat([part for part in (before, met, after) if part.shape[dim]], dim)
 
 
 def alias_ratio(k: Tensor, modulus: Tensor, *, contains_pixel: bool) -> Tensor:

@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import time
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +53,32 @@ def extended_components() -> list[str]:
     return [name for name in kept if name != "point_source"]
 
 
+class Cost(NamedTuple):
+    """Of one call of a captured value and gradient, and the number of operations in its graph."""
+
+    seconds: float
+    operations: int
+
+
+def costs_in_turns(posteriors: Mapping[str, inference.Posterior], repeats: int) -> dict[str, Cost]:
+    """What a value and gradient of each posterior costs, for one chain; all are timed in the same minutes."""
+    runs, operations, times = {}, {}, {name: [] for name in posteriors}
+    for name, posterior in posteriors.items():
+        point = posterior.initial()[None].clone()
+        posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
+        functions = posterior._functions
+        operations[name] = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
+        runs[name] = partial(functions, "value_and_grad", [point])
+        for _ in range(5):
+            runs[name]()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.thread_time()
+            run()
+            times[name].append(time.thread_time() - start)
+    return {name: Cost(float(np.quantile(times[name], 0.1)), operations[name]) for name in runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="components; all of them where none is named")
@@ -57,26 +86,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     image = image_of_a_galaxy()
-    runs = {}
-    for name in dict.fromkeys([REFERENCE, *(options.names or extended_components())]):
-        posterior = inference.Posterior(scene(name, image))
-        point = posterior.initial()[None].clone()
-        posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
-        functions = posterior._functions
-        nodes = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
-        runs[name] = (functions, point, nodes, [])
-        for _ in range(5):
-            functions("value_and_grad", [point])
-    for _ in range(options.repeats):
-        for functions, point, _, times in runs.values():
-            start = time.thread_time()
-            functions("value_and_grad", [point])
-            times.append(time.thread_time() - start)
-    reference = np.quantile(runs[REFERENCE][-1], 0.1)
+    names = dict.fromkeys([REFERENCE, *(options.names or extended_components())])
+    posteriors = {name: inference.Posterior(scene(name, image)) for name in names}
+    costs = costs_in_turns(posteriors, options.repeats)
+    reference = costs[REFERENCE].seconds
     print("| component | parameters | operations | value and gradient | over Sersic |\n|---|---|---|---|---|")
-    for name, (_, point, nodes, times) in runs.items():
-        cost = np.quantile(times, 0.1)
-        print(f"| {name} | {point.shape[-1]} | {nodes} | {1e3 * cost:.2f} ms | {cost / reference:.2f} |")
+    for name, (seconds, operations) in costs.items():
+        size = len(posteriors[name].initial())
+        print(f"| {name} | {size} | {operations} | {1e3 * seconds:.2f} ms | {seconds / reference:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """What a value and gradient of galaxies with shapes costs, against the plain profile.
 
-    python benchmarks/shapes.py
+    python benchmarks/shapes.py [--repeats 60]
 
 One Sersic profile on 121x121 pixels through a Gaussian PSF of 25x25 (FWHM 4 pixels), float64, one thread. "plain" is
 rendered by its Fourier transform, the others in real space (bayesprof/surfaces.py). The last is the lopsided spiral of
 docs/components.md, a surface of one's own, beside the spiral of the catalogue on the same disk. The captured graph of
-value and gradient is timed, as the samplers use it.
+value and gradient is timed as in components.py: in turns, by the thread's processor time.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gradient import milliseconds
+from components import costs_in_turns
 
 import bayesprof as bp
 from bayesprof import inference, models
@@ -64,18 +65,17 @@ def lopsided_spiral_of_the_guide() -> Any:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=60)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    reference = 0.0
+    posteriors = {name: inference.Posterior(bp.Scene(image(), galaxy=galaxy)) for name, galaxy in galaxies().items()}
+    costs = costs_in_turns(posteriors, options.repeats)
+    reference = costs["plain"].seconds
     print("| shapes | parameters | value and gradient | against plain | operations |\n|---|---|---|---|---|")
-    for name, galaxy in galaxies().items():
-        posterior = inference.Posterior(bp.Scene(image(), galaxy=galaxy))
-        z = posterior.initial()[None]
-        posterior.prepare("value_and_grad", batch=1, calls=10_000, compile=False)
-        functions = posterior._functions
-        cost = milliseconds(lambda: functions("value_and_grad", [z]))  # noqa: B023
-        reference = reference or cost
-        nodes = len(functions._shared.captured[("value_and_grad", 1)].graph.graph.nodes)
-        print(f"| {name} | {z.shape[-1]} | {cost:.2f} ms | {cost / reference:.1f} | {nodes} |", flush=True)
+    for name, (seconds, operations) in costs.items():
+        size = len(posteriors[name].initial())
+        print(f"| {name} | {size} | {1e3 * seconds:.2f} ms | {seconds / reference:.1f} | {operations} |")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from bayesprof.inference.passes import (
     writes,
     written_into,
 )
+from bayesprof.placing import DIFFERENTIABLE
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def capture(
         if differentiable and _written(graph):
             graph = make_fx(torch.func.functionalize(graph))(point, *inputs)
             _make_lean(graph, differentiable)
+        for node in graph.graph.nodes if differentiable else ():
+            node.target = DIFFERENTIABLE.get(node.target, node.target)
     return _constants_apart(graph, inputs)
 
 

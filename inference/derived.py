@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from bayesprof.inference.capture import Captured, capture
 from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
+from bayesprof.inference.jacobian import Jacobian, placement
 
 
 class Parts(Protocol):
@@ -47,14 +48,15 @@ def _expansion(of: Parts) -> Callable[..., Any]:
     gives the information and the gradient.
     """
     size = of.size
-    first = with_derivatives(of.forward.several("log_density", "weights", "scores", "parameters"), "parameters")
+    parts = of.forward.several("log_density", "weights", "scores", "parameters")
+    first = with_derivatives(parts, "parameters", in_windows=True)
     prior_curvature = _prior_curvature(of)
 
     def expansion(z: Tensor, *constants: Tensor) -> Any:
         at = first.graph(z, *constants)
         gradient, prior = prior_curvature(z, *constants)
         information = torch.zeros(size, size, dtype=z.dtype, device=z.device)
-        jacobians = _jacobians(at["parameters"], first.active["parameters"])
+        jacobians = _jacobians(at["parameters"], first)
         for jacobian, weight, score in zip(jacobians, at["weights"], at["scores"], strict=True):
             if jacobian is not None:
                 information = information + jacobian.squared(jacobian, weight, like=z)
@@ -76,13 +78,14 @@ def _hessian(of: Parts) -> Callable[..., Any]:
     Those are the derivatives of a gradient, that of the parameters times a score that is held. Held, it takes no
     component into another's derivatives, so that all of them cost little more than a few gradients.
     """
-    first = with_derivatives(of.forward.several("log_density", "bends", "scores", "parameters"), "parameters")
+    parts = of.forward.several("log_density", "bends", "scores", "parameters")
+    first = with_derivatives(parts, "parameters", in_windows=True)
     prior_curvature, pulled = _prior_curvature(of), _pulled(of)
 
     def hessian(z: Tensor, *constants: Tensor) -> Any:
         at = first.graph(z, *constants)
         gradient, curvature = prior_curvature(z, *constants)
-        jacobians = _jacobians(at["parameters"], first.active["parameters"])
+        jacobians = _jacobians(at["parameters"], first)
         for jacobian, score in zip(jacobians, at["scores"], strict=True):
             if jacobian is not None:
                 gradient = gradient + jacobian.times(score, like=z)
@@ -102,38 +105,10 @@ def _hessian(of: Parts) -> Callable[..., Any]:
     return hessian
 
 
-class _Jacobian(NamedTuple):
-    """`rows` (count, values) of the derivatives along the entries `active` of z."""
-
-    rows: Tensor
-    active: tuple[int, ...]
-
-    def times(self, score: Tensor, *, like: Tensor) -> Tensor:
-        """J^T score, along all entries of z, which is `like`."""
-        rows, score = _of_one_kind(self.rows, score.reshape(-1))
-        # images may be float32, and are summed as they are; z never is
-        return (rows @ score).to(like.dtype) @ _placement(self.active, len(like), like=like)
-
-    def squared(self, other: _Jacobian, weight: Tensor, *, like: Tensor) -> Tensor:
-        """J^T diag(weight) J of this and another one."""
-        rows, weight, others = _of_one_kind(self.rows, weight.reshape(-1), other.rows)
-        place, there = (_placement(active, len(like), like=like) for active in (self.active, other.active))
-        return place.mT @ ((rows * weight) @ others.mT).to(like.dtype) @ there
-
-
-def _of_one_kind(*values: Tensor) -> list[Tensor]:
-    kind = values[0].dtype
-    for value in values[1:]:
-        kind = torch.promote_types(kind, value.dtype)
-    return [value.to(kind) for value in values]
-
-
-def _jacobians(blocks: list[list[Tensor]], active: list[list[tuple[int, ...]]]) -> list[_Jacobian | None]:
+def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | None]:
     """The Jacobian of each parameter of the observed distributions; None for those that don't depend on z."""
-    return [
-        _Jacobian(torch.cat([block.reshape(len(block), -1) for block in rows]), sum(entries, ())) if rows else None
-        for rows, entries in zip(blocks, active, strict=True)
-    ]
+    layouts = zip(rows, found.active["parameters"], found.at["parameters"], strict=True)
+    return [Jacobian(*layout) if layout[0] else None for layout in layouts]
 
 
 def _prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -147,10 +122,10 @@ def _prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
         slopes = zip(slope.graph(z, *constants)["log_prior"], slope.active["log_prior"], strict=True)
         curves_of = zip(curved.graph(z, *constants)["log_prior"], curved.active["log_prior"], strict=True)
         for (rows, active), (curves, others) in zip(slopes, curves_of, strict=True):
-            place = _placement(active, size, like=z)
+            place = placement(active, size, like=z)
             gradient = gradient + rows.to(z.dtype) @ place
             for curve, other in zip(curves, others, strict=True):
-                prior = prior - _placement(other, size, like=z).mT @ curve.to(z.dtype) @ place
+                prior = prior - placement(other, size, like=z).mT @ curve.to(z.dtype) @ place
         return gradient, prior
 
     return gradient_and_curvature
@@ -180,7 +155,7 @@ def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], T
         rows_of = derivatives.graph(z, *captured.recipe(*scores, *constants))["pull"]
         result = torch.zeros(of.size, of.size, dtype=z.dtype, device=z.device)
         for rows, active in zip(rows_of, derivatives.active["pull"], strict=True):
-            result = result + _placement(active, of.size, like=z).mT @ rows
+            result = result + placement(active, of.size, like=z).mT @ rows
         return result
 
     return second
@@ -196,17 +171,11 @@ def _summary(of: Parts) -> Callable[..., Summary]:
         for name, value in at["values"].items():
             dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
             for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
-                dense = dense + _placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
+                dense = dense + placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
             slopes[name] = dense.reshape(size, *value.shape)
         return Summary(at["values"], slopes, at["chi_square"])
 
     return summary
-
-
-def _placement(entries: tuple[int, ...], size: int, *, like: Tensor) -> Tensor:
-    """Matrix, one row for each of the `entries`, that puts them at their places among `size`."""
-    rows = [[float(place == entry) for place in range(size)] for entry in entries]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
 def swapped(part: Callable[..., Any], constants: tuple[Tensor, ...], z: Tensor) -> Any:

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from bayesprof.inference.forward_rules import CONSTANT, LISTS, RULES, VIEWS, Block, Node, Tangent
+from bayesprof.inference.blocks import Block, Tangent, carried
+from bayesprof.inference.forward_rules import CONSTANT, IN_WINDOWS, LISTS, RULES, VIEWS, Node
 from bayesprof.inference.passes import unchanged, vanishing
+from bayesprof.placing import placed, seen
 
 _ATEN = torch.ops.aten
 _LARGE = 4096  # elements; tangents of larger arrays are left in blocks rather than copied into one
@@ -29,16 +31,18 @@ _LARGE = 4096  # elements; tangents of larger arrays are left in blocks rather t
 
 class Derivatives(NamedTuple):
     """A graph of values and derivatives: it returns the values, and for each differentiated tensor a list of the rows
-    of its blocks; `active` are the entries of each block, in lists of the same layout.
+    of its blocks; `active` are the entries of each block, in lists of the same layout, and `at` its windows, None for a
+    block of all of the tensor.
     """
 
     graph: fx.GraphModule
     active: Any
+    at: Any
 
 
-def with_derivatives(graph: fx.GraphModule, *keys: str) -> Derivatives:
+def with_derivatives(graph: fx.GraphModule, *keys: str, in_windows: bool = False) -> Derivatives:
     """`graph`, which returns a dictionary of tensors and lists of tensors, with those named by `keys` replaced by their
-    derivatives along its first argument.
+    derivatives along its first argument; of images `in_windows`, where that is how they are made.
 
     The nodes of `graph` must know their shapes, as captured ones do (and others after :func:`with_shapes`).
     """
@@ -49,18 +53,18 @@ def with_derivatives(graph: fx.GraphModule, *keys: str) -> Derivatives:
         if node in wanted:
             wanted.update(node.all_input_nodes)
     written = _Writer(graph, wanted)
-    result = {}
-    active = {}
+    result, active, at = {}, {}, {}
     for key, value in output.args[0].items():
         if key in keys:
-            tangents = tree_map(lambda node: written.tangent.get(node, ()), value)
+            tangents = tree_map(lambda node: written.finished(node, in_windows), value)
             active[key] = tree_map(lambda block: block.active, tangents, is_leaf=_is_block)
             result[key] = tree_map(lambda block: block.rows, tangents, is_leaf=_is_block)
+            at[key] = tree_map(lambda block: block.at, tangents, is_leaf=_is_block)
         else:
             result[key] = fx.node.map_arg(value, written.value.__getitem__)
     written.graph.output(result)
     written.graph.eliminate_dead_code()
-    return Derivatives(fx.GraphModule({}, written.graph), active)
+    return Derivatives(fx.GraphModule({}, written.graph), active, at)
 
 
 def _is_block(value: Any) -> bool:
@@ -79,6 +83,12 @@ class _Shapes(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         n.meta["val"] = super().run_node(n)
         return n.meta["val"]
+
+
+def _item(node: Node, i: int, value: Tensor) -> Tensor:
+    """Item `i` of what a node would return for a `value`."""
+    item: Tensor = node.target(value, *node.args[1:])[i]
+    return item
 
 
 class _Writer:
@@ -117,6 +127,16 @@ class _Writer:
         active = [parent for parent in node.all_input_nodes if parent in self.tangent or parent in self.parts]
         if not active or node.target in CONSTANT:
             return
+        if node.target not in IN_WINDOWS and any(b.at for parent in active for b in self.tangent.get(parent, ())):
+            here = dict(self.tangent)
+            self.tangent.update({parent: self.whole(parent) for parent in active})
+            self._tangent_of(node)
+            tangent = self.tangent.get(node, ())
+            self.tangent = here | {node: tangent}
+        else:
+            self._tangent_of(node)
+
+    def _tangent_of(self, node: Node) -> None:
         if node.target is operator.getitem:
             tangent = self.parts[node.args[0]][node.args[1]]
         elif isinstance(node.meta["val"], list | tuple):
@@ -146,7 +166,7 @@ class _Writer:
         kinds = [value.dtype for value in others if isinstance(value, Tensor)]
         if all(other.to_real() == kind.to_real() for other in kinds if other.is_floating_point or other.is_complex):
             return tangent
-        return tuple(Block(b.active, self.call(_ATEN._to_copy.default, b.rows, dtype=kind)) for b in tangent)
+        return tuple(b._replace(rows=self.call(_ATEN._to_copy.default, b.rows, dtype=kind)) for b in tangent)
 
     def _of_view(self, node: Node, entries: Tensor) -> Tangent:
         """A plain view of the vector: rows of the unit matrix."""
@@ -163,28 +183,31 @@ class _Writer:
         """An operation that returns several tensors."""
         count = len(node.meta["val"])
         if node.target not in LISTS:
-            ((union, several),) = self.of_any(node)
+            ((union, several, *_),) = self.of_any(node)
             items = [(Block(union, self.call(operator.getitem, several, i)),) for i in range(count)]
             return [
                 item if value.is_floating_point() or value.is_complex() else ()
                 for item, value in zip(items, node.meta["val"], strict=True)
             ]
-        result: list[list[Block]] = [[] for _ in range(count)]
         place = LISTS[node.target]
         args = [*node.args, 0][: place + 1]  # the axis is the last argument, 0 where it's left out
         args[place] += args[place] >= 0
+        operations = [functools.partial(_item, node, i) for i in range(count)]
+        result: list[list[Block]] = [[] for _ in range(count)]
         for block in self.tangent[node.args[0]]:
-            several = self.call(node.target, block.rows, *args[1:])
-            for i in range(count):
-                result[i].append(Block(block.active, self.call(operator.getitem, several, i)))
+            several, places = self._ready(block, node.args[0].meta["val"], operations)
+            rows = self.call(node.target, several.rows, *args[1:])
+            for i, (active, axis) in enumerate(places):
+                result[i].append(self._complete(Block(active, self.call(operator.getitem, rows, i), axis)))
         return [tuple(blocks) for blocks in result]
 
     def of_any(self, node: Node) -> Tangent:
         """Any operation, by torch.func: along all directions that any of its arguments depends on."""
         flat, layout = tree_flatten((node.args, dict(node.kwargs)))
         moved = [i for i, entry in enumerate(flat) if isinstance(entry, fx.Node) and entry in self.tangent]
-        union = tuple(dict.fromkeys(entry for i in moved for block in self.tangent[flat[i]] for entry in block.active))
-        rows = [self.dense(flat[i], union) for i in moved]
+        tangents = [self.plain(flat[i]) for i in moved]
+        union = tuple(dict.fromkeys(entry for tangent in tangents for block in tangent for entry in block.active))
+        rows = [self.rows_along(flat[i], tangent, union) for i, tangent in zip(moved, tangents, strict=True)]
         values = [self.value[entry] if isinstance(entry, fx.Node) else entry for entry in flat]
         args, kwargs = tree_unflatten(values, layout)
         target = _NAMES.get(node.target, node.target)
@@ -193,8 +216,102 @@ class _Writer:
     # -- blocks
 
     def mapped(self, node: Node, change: Callable[[Any], Any]) -> Tangent:
-        """The blocks of `node` with their rows changed."""
-        return tuple(Block(block.active, change(block.rows)) for block in self.tangent.get(node, ()))
+        """The blocks of `node` with their rows changed, element by element."""
+        return tuple(block._replace(rows=change(block.rows)) for block in self.tangent.get(node, ()))
+
+    def moved(self, node: Node, change: Callable[[Any], Any], operation: Callable[[Tensor], Tensor]) -> Tangent:
+        """The blocks of `node` with their rows changed by what is the `operation` on a value: one that moves elements
+        about.
+        """
+        blocks = []
+        for block in self.tangent.get(node, ()):
+            ready, ((active, axis),) = self._ready(block, node.meta["val"], [operation])
+            blocks.append(self._complete(Block(active, change(ready.rows), axis)))
+        return tuple(blocks)
+
+    def _ready(
+        self, block: Block, like: Tensor, operations: Sequence[Callable[[Tensor], Tensor]]
+    ) -> tuple[Block, list[tuple[Any, int | None]]]:
+        """A block of an array `like` this one, and its `active` and `axis` after each of the operations; made plain
+        where those can't tell.
+        """
+        if block.axis is not None:
+            found = [carried(block, like.shape, operation) for operation in operations]
+            if None not in found:
+                return block, [place for place in found if place is not None]
+            block = self._plain(block, like)
+        return block, [(block.active, None)] * len(operations)
+
+    def finished(self, node: Node, in_windows: bool) -> Tangent:
+        """The blocks of `node` as they are handed out: with a row for each entry, or in windows."""
+        blocks = self.tangent.get(node, ()) if in_windows else self.whole(node)
+        return tuple(block if block.at else self._plain(block, node.meta["val"]) for block in blocks)
+
+    def whole(self, node: Node) -> Tangent:
+        """The blocks of `node`, those in windows written out."""
+        return tuple(self._whole(block) for block in self.tangent.get(node, ()))
+
+    def _whole(self, block: Block) -> Block:
+        if block.at is None:
+            return block
+        count = len(block.at.y)
+        pieces = []
+        for i, (y, x) in enumerate(zip(block.at.y, block.at.x, strict=True)):
+            rows = self.call(_ATEN.slice.Tensor, block.rows, 1, i, i + 1)
+            pieces.append(self.call(placed, rows, [y], [x], block.at.ny, block.at.nx))
+        rows = pieces[0] if count == 1 else self.call(_ATEN.cat.default, pieces)
+        return self._complete(Block(tuple(row[i] for i in range(count) for row in block.active), rows))
+
+    def seen(self, block: Block, like: Tensor, value: Any) -> Any:
+        """A number or a `value` of the shape of an array `like` this one, as the rows of a block of it need it."""
+        if block.at is None or not isinstance(value, fx.Node) or like.numel() == 1:
+            return value
+        y, x, height, width, ny, nx = block.at
+        if like.shape != (ny, nx):
+            value = self.call(_ATEN.expand.default, value, [ny, nx])
+        return self.call(seen, value, list(y), list(x), height, width)
+
+    def plain(self, node: Node) -> Tangent:
+        """The blocks of `node`, diagonal ones written out."""
+        return tuple(self._plain(block, node.meta["val"]) for block in self.tangent.get(node, ()))
+
+    def _plain(self, block: Block, like: Tensor) -> Block:
+        """A block of an array `like` this one, with a row for each entry."""
+        if block.axis is None:
+            return block
+        count = like.shape[block.axis]
+        unit = self.call(_ATEN.eye.default, count, dtype=like.dtype, device=like.device)
+        unit = self.call(
+            _ATEN.reshape.default, unit, [count, *[1] * (like.ndim + block.axis), count, *[1] * (-block.axis - 1)]
+        )
+        rows = self.call(_ATEN.mul.Tensor, self.call(_ATEN.unsqueeze.default, block.rows, 1), unit)
+        rows = self.call(_ATEN.reshape.default, rows, [len(block.active) * count, *like.shape])
+        return self._complete(Block(tuple(entry for row in block.active for entry in row), rows))
+
+    def _complete(self, block: Block) -> Block:
+        """A plain block without rows that belong to no entry, and with one row for each entry."""
+        if block.axis is not None or (None not in block.active and len(set(block.active)) == len(block.active)):
+            return block
+        union = tuple(dict.fromkeys(entry for entry in block.active if entry is not None))
+        kept = [row for row, entry in enumerate(block.active) if entry is not None]
+        places = [union.index(entry) for entry in block.active if entry is not None]
+        return Block(union, self.call(_gathered, block.rows, kept, places, len(union)))
+
+    def summed(self, block: Block, like: Tensor, axes: list[int], keepdim: bool) -> Block:
+        """A diagonal block of an array `like` this one, summed along some axes, counted from its end."""
+        assert block.axis is not None
+        others = [axis for axis in axes if axis != block.axis]
+        rows = self.call(_ATEN.sum.dim_IntList, block.rows, others, True) if others else block.rows
+        shape = [1 if axis in axes else size for axis, size in zip(range(-like.ndim, 0), like.shape, strict=True)]
+        kept = [size for axis, size in zip(range(-like.ndim, 0), shape, strict=True) if keepdim or axis not in axes]
+        if block.axis not in axes:
+            shape[block.axis] = like.shape[block.axis]
+            behind = 0 if keepdim else sum(axis > block.axis for axis in axes)
+            return Block(block.active, self.call(_ATEN.reshape.default, rows, [-1, *kept]), block.axis + behind)
+        first = like.ndim + 1 + block.axis
+        order = [0, first, *(place for place in range(1, like.ndim + 1) if place != first)]
+        rows = self.call(_ATEN.reshape.default, self.call(_ATEN.permute.default, rows, order), [-1, *kept])
+        return self._complete(Block(tuple(entry for row in block.active for entry in row), rows))
 
     def aligned(self, node: Node, rank: int) -> Tangent:
         """The blocks of `node`, to broadcast with an array of `rank` axes behind a first axis of their own."""
@@ -204,57 +321,67 @@ class _Writer:
         inserted = [1] * (rank - len(shape)) + list(shape)
         return self.mapped(node, lambda rows: self.call(_ATEN.reshape.default, rows, [-1, *inserted]))
 
-    def dense(self, node: Node, union: tuple[int, ...]) -> Node:
-        """The rows of `node` along all of `union`, zeros where it doesn't depend on an entry."""
-        blocks = self.tangent.get(node, ())
+    def rows_along(self, node: Node, tangent: Tangent, union: tuple[Any, ...]) -> Node:
+        """The rows of a `tangent` of `node`, whose blocks are of one kind, along all of `union`: zeros where it doesn't
+        depend on an entry.
+        """
         like = node.meta["val"]
-        if not blocks:
+        if not tangent:
             options = {"dtype": like.dtype, "device": like.device}
             return self.call(_ATEN.zeros.default, [len(union), *like.shape], **options)
-        if len(blocks) == 1 and blocks[0].active == union:
-            return blocks[0].rows
-        parts = [self._placed(block, union, like) for block in blocks]
+        if len(tangent) == 1 and tangent[0].active == union:
+            return tangent[0].rows
+        parts = [self._placed(block, union) for block in tangent]
         return functools.reduce(lambda first, second: self.call(_ATEN.add.Tensor, first, second), parts)
 
-    def _placed(self, block: Block, union: tuple[int, ...], like: Tensor) -> Node:
-        """The rows of `block` at their places in `union`, by a matrix product: for small arrays."""
-        hot = [[float(entry == other) for other in block.active] for entry in union]
-        matrix = self.call(_number_array, hot, like.dtype, like.device)
-        rows = self.call(_ATEN.reshape.default, block.rows, [len(block.active), like.numel()])
-        return self.call(_ATEN.reshape.default, self.call(_ATEN.mm.default, matrix, rows), [len(union), *like.shape])
+    def _placed(self, block: Block, union: tuple[Any, ...]) -> Node:
+        """The rows of `block` at their places in `union`, zeros elsewhere."""
+        places = [union.index(entry) for entry in block.active]
+        return self.call(_gathered, block.rows, list(range(len(places))), places, len(union))
 
     def sum(self, tangents: Sequence[Tangent], like: Tensor, *, shapes: Sequence[torch.Size] | None = None) -> Tangent:
         """Sum of tangents of an array `like` it; their own `shapes`, where they are other ones, broadcast to its."""
         shape = like.shape
         full = [
-            tuple(block if own == shape else Block(block.active, self.expanded(block, shape)) for block in tangent)
+            tuple(block if own == shape else self._expanded(block, shape) for block in tangent)
             for tangent, own in zip(tangents, shapes or [shape] * len(tangents), strict=True)
         ]
         blocks: list[Block] = []
         for block in (block for tangent in full for block in tangent):
-            meeting = [other for other in blocks if set(other.active) & set(block.active)]
+            meeting = [other for other in blocks if other.kind == block.kind and set(other.active) & set(block.active)]
             blocks = [other for other in blocks if other not in meeting]
             joined = block
             for other in meeting:
                 joined = self._added(other, joined, like)
             blocks.append(joined)
         if shape.numel() <= _LARGE and len(blocks) > 1:
-            together = tuple(entry for block in blocks for entry in block.active)
-            blocks = [Block(together, self.call(_ATEN.cat.default, [block.rows for block in blocks]))]
+            blocks = [
+                self._together([b for b in blocks if b.kind == kind]) for kind in dict.fromkeys(b.kind for b in blocks)
+            ]
         return tuple(blocks)
+
+    def _together(self, blocks: list[Block]) -> Block:
+        if len(blocks) == 1:
+            return blocks[0]
+        active = tuple(entry for block in blocks for entry in block.active)
+        return Block(active, self.call(_ATEN.cat.default, [block.rows for block in blocks]), *blocks[0].kind)
+
+    def _expanded(self, block: Block, shape: Sequence[int]) -> Block:
+        block = self._whole(block)
+        return block._replace(rows=self.expanded(block, shape))
 
     def expanded(self, block: Block, shape: Sequence[int]) -> Node:
         return self.call(_ATEN.expand.default, block.rows, [len(block.active), *shape])
 
     def _added(self, first: Block, second: Block, like: Tensor) -> Block:
         if first.active == second.active:
-            return Block(first.active, self.call(_ATEN.add.Tensor, first.rows, second.rows))
+            return first._replace(rows=self.call(_ATEN.add.Tensor, first.rows, second.rows))
         union = tuple(dict.fromkeys((*first.active, *second.active)))
         if like.numel() <= _LARGE:
-            placed = [self._placed(block, union, like) for block in (first, second)]
-            return Block(union, self.call(_ATEN.add.Tensor, *placed))
+            placed = [self._placed(block, union) for block in (first, second)]
+            return Block(union, self.call(_ATEN.add.Tensor, *placed), *first.kind)
         places = [union.index(entry) for entry in second.active]
-        return Block(union, self.call(_overlapping, first.rows, second.rows, places))
+        return Block(union, self.call(_overlapping, first.rows, second.rows, places), *first.kind)
 
 
 # -- what the graph calls beside torch's own operations
@@ -282,6 +409,12 @@ def _directional(
     return torch.func.vmap(lambda *directions: torch.func.jvp(at, point, directions)[1])(*rows)
 
 
+def _gathered(rows: Tensor, kept: list[int], places: list[int], count: int) -> Tensor:
+    """Those of the rows that are `kept`, added up at their `places` among `count`."""
+    result = torch.zeros(count, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+    return result.index_add(0, torch.tensor(places, device=rows.device), rows[kept])
+
+
 def _overlapping(first: Tensor, second: Tensor, places: list[int]) -> Tensor:
     """Sum of two blocks of rows, the second put at its `places`, of which some lie behind the rows of the first."""
     row_at = {place: row for row, place in enumerate(places)}
@@ -290,5 +423,5 @@ def _overlapping(first: Tensor, second: Tensor, places: list[int]) -> Tensor:
 
 
 # by name, because the code of a graph can't hold a function among the arguments of another
-_FUNCTIONS = {f.__name__: f for f in (_number_array, _directional, _overlapping, torch.matmul)}
+_FUNCTIONS = {f.__name__: f for f in (_number_array, _directional, _gathered, _overlapping, torch.matmul)}
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ _ZERO_THROUGH = (
     _ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim,
     _ATEN.squeeze.dims, _ATEN.permute.default, _ATEN.transpose.int, _ATEN.t.default, _ATEN.detach.default,
     _ATEN.alias.default, _ATEN.clone.default, _ATEN._to_copy.default, _ATEN.select.int, _ATEN.slice.Tensor,
+    _ATEN.split.Tensor, operator.getitem, _ATEN.gather.default,
 )  # fmt: skip
 _FILLED = {
     _ATEN.zeros_like.default: 0.0, _ATEN.ones_like.default: 1.0, _ATEN.full_like.default: None,

@@ -49,6 +49,7 @@ from bayesprof.models.pixel_psf import PixelPSF, pixel_psf
 from bayesprof.models.plane_sky import PlaneSky, plane_sky
 from bayesprof.models.point_source import PointSource, point_source
 from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
+from bayesprof.models.rays import Rays, rays
 from bayesprof.models.sersic import Sersic, sersic
 from bayesprof.models.shaped import Shaped, shaped
 from bayesprof.models.spergel import Spergel, spergel
@@ -56,6 +57,7 @@ from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_sp
 from bayesprof.models.spline import Spline, spline
 from bayesprof.models.truncation import InnerTruncation, OuterTruncation, inner_truncation, outer_truncation
 from bayesprof.models.warp import Warp, warp
+from bayesprof.models.wedges import Wedges, wedges
 from bayesprof.models.zernike_psf import ZernikePSF, zernike_psf
 
 __all__ = [
@@ -96,11 +98,13 @@ __all__ = [
     "PointSource",
     "PolynomialSky",
     "PowerSpiral",
+    "Rays",
     "Sersic",
     "Shaped",
     "Spergel",
     "Spline",
     "Warp",
+    "Wedges",
     "ZernikePSF",
     "airy_psf",
     "bar",
@@ -140,10 +144,12 @@ __all__ = [
     "point_source",
     "polynomial_sky",
     "power_spiral",
+    "rays",
     "sersic",
     "shaped",
     "spergel",
     "spline",
     "warp",
+    "wedges",
     "zernike_psf",
 ]

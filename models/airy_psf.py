@@ -5,8 +5,14 @@ Its transform is the overlap of the aperture with itself, moved by d = k (lambda
 P(k) = (L(1, 1, d) - 2 L(1, o, d) + L(o, o, d)) / (pi (1 - o^2)),
 
 with o the ratio of the obscuration's diameter to that of the aperture and L the area that two discs at distance d
-share (O'Neill 1956, JOSA 46, 285). It ends at k = 2 pi / (lambda/D), as a power of 3/2, so that second derivatives are
-infinite there. The rings fall as r^-3; on average, from the slope of P at 0, as (lambda/D) / (pi^3 (1 - o) r^3).
+share (O'Neill 1956, JOSA 46, 285). It ends at d = 2, k = 2 pi / (lambda/D).
+
+There and at d = 1 - o, 1 + o and 2 o, where two edges touch, an area begins as a power of 3/2: the first derivatives of
+P are continuous, the second ones infinite. With round numbers (lambda/D = 2 or 2.1 and o = 1/4) a wavenumber of the
+image's transform is such a one. Differences then approach the derivatives as the root of their step only: with one of
+1e-5, that in o is off by 3e-5 of itself.
+
+The rings fall as r^-3; on average, from the slope of P at 0, as (lambda/D) / (pi^3 (1 - o) r^3).
 """
 
 from __future__ import annotations

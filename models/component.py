@@ -22,6 +22,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.measurement import Measurement, measure
+from bayesprof.window import Window
 
 
 class Default(NamedTuple):
@@ -88,9 +89,11 @@ class Component:
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
 
-    def bind(self, image: Image) -> BoundComponent:
-        """This component with its default priors from `image`: a Pyro model function."""
-        found = measure(image)
+    def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
+        """This component with its default priors from `image`, from a `window` of it where it has one: a Pyro model
+        function.
+        """
+        found = measure(image, window)
         defaults = {name: parameter.default(found, image) for name, parameter in self.parameters.items()}
         sources = {name: self.given.get(name, default.prior) for name, default in defaults.items()}
         starts = {

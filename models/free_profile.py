@@ -34,7 +34,7 @@ from bayesprof.models.matern import matern_factor
 
 _CUT = 2.0  # in units of the last knot
 _INNERMOST, _OUTERMOST = 0.1, 5.0  # default knots, in measured half-light radii
-_SD, _LENGTH = 2.0, 2.0  # of the default prior, in ln of brightness and of radius
+SD, LENGTH = 2.0, 2.0  # of the default prior, in ln of brightness and of radius
 _B_EXPONENTIAL = 1.6783469900166605  # half-light radius of an exponential disk over its scale length
 
 
@@ -135,21 +135,26 @@ def default_knots(found: Measurement, count: int) -> list[float]:
     return radii
 
 
+def radii_of(knots: Any, found: Measurement, count: int) -> Tensor:
+    """The `knots` that were given, or the default ones; float64."""
+    given = default_knots(found, count) if knots is None else getattr(knots, "value", knots)
+    return torch.as_tensor(given, dtype=torch.float64, device="cpu")
+
+
 def brightness_parameter(knots: Any, count: int) -> Parameter:
     """Surface brightness at each knot."""
     axes = (Axis("knot", tuple(range(count))),)
-    return Parameter("{flux}", "> 0 each", _positive, _brightness_of(knots, count), axes)
+    return Parameter("{flux}", "> 0 each", all_positive, _brightness_of(knots, count), axes)
 
 
 def _brightness_of(knots: Any, count: int) -> Callable[[Measurement, Image], Default]:
     def default(found: Measurement, image: Image) -> Default:
-        given = default_knots(found, count) if knots is None else getattr(knots, "value", knots)
-        radii = torch.as_tensor(given, dtype=torch.float64, device="cpu")
-        mean = _log_exponential(radii, found)
-        factor = _SD * matern_factor(torch.log(radii)[:, None], _LENGTH)
+        radii = radii_of(knots, found, count)
+        mean = log_exponential(radii, found)
+        factor = SD * matern_factor(torch.log(radii)[:, None], LENGTH)
         prior = dist.MultivariateNormal(mean.to(image.data), scale_tril=factor.to(image.data))
         formula = (
-            f"exp of a Matern 3/2 process in ln R, standard deviation {_SD:g} and length {_LENGTH:g}, about an "
+            f"exp of a Matern 3/2 process in ln R, standard deviation {SD:g} and length {LENGTH:g}, about an "
             "exponential disk of the measured flux and half-light radius"
         )
         return Default(dist.TransformedDistribution(prior, [ExpTransform()]), torch.exp(mean), formula)
@@ -157,7 +162,7 @@ def _brightness_of(knots: Any, count: int) -> Callable[[Measurement, Image], Def
     return default
 
 
-def _log_exponential(radii: Tensor, found: Measurement) -> Tensor:
+def log_exponential(radii: Tensor, found: Measurement) -> Tensor:
     """Logarithm of the surface brightness of an exponential disk as large and bright as what was measured."""
     size = math.hypot(*found.ellipticity)
     length = found.r_eff / _B_EXPONENTIAL
@@ -181,5 +186,6 @@ def _ascending(knots: Tensor) -> bool:
     return all(0 < low < high < math.inf for low, high in pairwise(radii))
 
 
-def _positive(values: Tensor) -> bool:
+def all_positive(values: Tensor) -> bool:
+    """Whether all values are finite and above 0."""
     return bool(((values > 0) & values.isfinite()).all())

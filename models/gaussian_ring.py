@@ -5,7 +5,7 @@ I(R) ~ exp(-(R - r_ring)^2 / (2 width^2))
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,6 +33,10 @@ class GaussianRing(RadialProfile):
     q, theta : axis ratio in (0, 1] and angle of the major axis, radians; or
     ellipticity : the vector (e1, e2) of shape (..., 2). Conventions: :mod:`bayesprof.grid`.
 
+    Without a PSF the integral over a pixel has 3x3 points. Along the minor axis the ring is `q` times its width, and
+    the image is good to 3e-5 (relative L2) where that is 0.6 pixels, 2e-4 where it is 0.4 and 2e-3 where it is 0.3;
+    thinner ones need finer pixels, or a PSF.
+
     Examples
     --------
     >>> from bayesprof import models
@@ -40,6 +44,7 @@ class GaussianRing(RadialProfile):
     """
 
     hankel = staticmethod(map_with_a_ring)
+    nodes_per_pixel: ClassVar[int] = 3
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ a_4 is the defocus, a_5 and a_6 the astigmatism, a_7 and a_8 the coma, a_9 and a
 aberration.
 
 The transform of the PSF is the overlap of the pupil with itself, moved. It is found on a grid, as what the aberrations
-change, and added to the overlap without aberrations, which is known exactly (:mod:`bayesprof.models.airy_psf`): so most
-of what the edges of a sampled pupil do wrong cancels.
+change, and added to the overlap without aberrations, which is known exactly (:mod:`bayesprof.models.airy_psf`, with a
+word on its derivatives in lambda/D and the obscuration): so most of what the edges of a sampled pupil do wrong cancels.
 
 The tilt that an aberration brings with it is taken off, so that the PSF has its centroid on the origin; coma would
 else move every source. A pupil turned by half a turn and conjugated has the same PSF: where all aberrations with even

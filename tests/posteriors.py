@@ -285,6 +285,22 @@ COMPONENTS = {
         knots=[0.8, 1.6, 3.2, 6.4],
         surface_brightness=dist.LogNormal(double(4.0, 3.4, 2.0, -1.0), 0.5).to_event(1),
     ),
+    "rays": models.rays(
+        4,
+        x=11.3,  # a free centre is much like one wave around it
+        y=9.6,
+        knots=[0.8, 2.5, 6.4],
+        surface_brightness=dist.LogNormal(double(4.0, 2.6, -1.0).expand(4, 3), 0.5).to_event(2),
+        ellipticity=[0.0, 0.0],
+    ),
+    "wedges": models.wedges(
+        4,
+        x=11.3,  # a free centre is much like one wave around it
+        y=9.6,
+        knots=[0.8, 2.5, 6.4],
+        surface_brightness=dist.LogNormal(double(4.0, 2.6, -1.0).expand(4, 3), 0.5).to_event(2),
+        ellipticity=[0.0, 0.0],
+    ),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),

@@ -113,6 +113,23 @@ def basis_images_light(*, weights: Any) -> models.BasisImages:
 
 KNOTS = [0.3, 0.5, 0.75, 1.2, 1.8, 2.7, 4.2, 6.5, 10.0, 15.0]
 
+FEW_KNOTS = [0.5, 1.2, 2.7, 5.0, 10.0]
+ALONG = [
+    [14.0, 12.0, 8.0, 2.5, 0.12],
+    [13.0, 12.5, 9.0, 2.0, 0.10],
+    [15.0, 11.0, 7.0, 3.0, 0.20],
+    [14.0, 13.0, 8.5, 2.2, 0.15],
+]
+
+
+def rays(**values: Any) -> Any:
+    return models.rays(4, knot_count=5, **values)
+
+
+def wedges(**values: Any) -> Any:
+    return models.wedges(4, knot_count=5, **values)
+
+
 freeform_light.__name__, basis_images_light.__name__ = "Freeform", "BasisImages"
 
 CATALOGUE = [
@@ -237,6 +254,8 @@ CATALOGUE = [
         {**POSITION, "surface_brightness": [14.0, 13.0, 12.0, 10.0, 8.0, 5.0, 2.4, 0.7, 0.12, 0.01], **ROUND},
         {"knots": KNOTS},
     ),
+    Row(rays, models.Rays, {**POSITION, "surface_brightness": ALONG, **ROUND}, {"knots": FEW_KNOTS}),
+    Row(wedges, models.Wedges, {**POSITION, "surface_brightness": ALONG, **ROUND}, {"knots": FEW_KNOTS}),
     Row(models.point_source, models.PointSource, {**POSITION, "flux": 500.0}),
     Row(freeform, freeform_light, {"values": NODES}),
     Row(basis_images, basis_images_light, {"weights": [1.5, -0.4]}),
@@ -363,6 +382,25 @@ def test_default_prior_is_the_one_its_formula_states(row, name, image):
         covariance = prior.base_dist.covariance_matrix
         assert covariance.diagonal().sqrt().tolist() == pytest.approx([sd] * len(covariance), rel=1e-6)
         assert covariance[0, 1].item() == pytest.approx(sd**2 * (1 + scaled) * math.exp(-scaled), rel=1e-6)
+    elif formula.startswith("exp of a process"):
+        shared, apart, _, _, length, angle = numbers
+        found, radii = bp.measurement.measure(image), component_knots(row, image)
+        q = (1 - math.hypot(*found.ellipticity)) / (1 + math.hypot(*found.ellipticity))
+        unit = models.Exponential(0.0, 0.0, found.flux, found.r_eff, q=q)
+        mean = torch.log(unit.brightness_at(radii[None], torch.zeros(1, 1, dtype=torch.float64)))
+        torch.testing.assert_close(prior.base_dist.loc.unflatten(0, (4, 5)), mean.expand(4, 5), rtol=1e-9, atol=1e-9)
+        scaled = math.sqrt(3) * math.log(float(radii[1] / radii[0])) / length  # of neighbouring knots
+        in_radius = (1 + scaled) * math.exp(-scaled)
+        across, opposite = (
+            shared**2 + apart**2 * math.exp(-2 * math.sin(turn) ** 2 / angle**2)
+            for turn in (0.25 * math.pi, 0.5 * math.pi)
+        )
+        covariance = prior.base_dist.covariance_matrix.unflatten(0, (4, 5)).unflatten(2, (4, 5))
+        assert covariance[0, 0, 0, 1].item() == pytest.approx((shared**2 + apart**2) * in_radius, rel=1e-6)
+        assert covariance[2, 3, 2, 3].item() == pytest.approx(shared**2 + apart**2, rel=1e-6)
+        assert covariance[0, 0, 1, 0].item() == pytest.approx(across, rel=1e-6)
+        assert covariance[0, 1, 3, 2].item() == pytest.approx(across * in_radius, rel=1e-6)
+        assert covariance[1, 4, 3, 4].item() == pytest.approx(opposite, rel=1e-6)
     elif formula.startswith("Normal(0, sd)"):
         assert type(prior) is dist.Normal
         assert prior.loc.tolist() == [0.0, 0.0]
@@ -613,6 +651,8 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("gaussian_ring",),
         ("multi_gaussian",),
         ("spline",),
+        ("rays",),
+        ("wedges",),
         ("bar",),
     ],
 )
@@ -730,6 +770,16 @@ MALFORMED = [
         ValueError,
         ("> 0 each",),
         "correct",
+    ),
+    Case("one ray", lambda: models.rays(1), ValueError, ("rays", "two profiles", "1"), "models.spline"),
+    Case("two knots of rays", lambda: models.rays(knots=[1.0, 2.0]), ValueError, ("rays", "three knots"), "add some"),
+    Case("drawn knots of wedges", lambda: models.wedges(knots=dist.Normal(1.0, 1.0)), TypeError, ("prior",), "radii"),
+    Case(
+        "a single profile",
+        lambda: models.Wedges(1.0, 2.0, [3.0, 2.0, 1.0], [1.0, 2.0, 3.0]),
+        ValueError,
+        ("Wedges", "(3,)"),
+        "models.Spline",
     ),
     Case("angle in metres", lambda: models.sersic(theta=3 * u.m), ValueError, ("sersic", "theta", "'m'"), "rad"),
     Case("n with a unit", lambda: models.sersic(n=3 * u.m), ValueError, ("sersic", "n", "'m'"), "no unit"),

@@ -65,6 +65,8 @@ def test_transposed_source_gives_the_transposed_image(row, render, kernel):
             turned[name] = [-value[0], value[1]]
         elif name == "theta":
             turned[name] = math.pi / 2 - value
+        elif name == "surface_brightness" and np.ndim(value) == 2:  # of four angles, from +x to +y and on
+            turned[name] = [value[k] for k in (1, 0, 3, 2)]
         elif name == "azimuth":  # in three dimensions an exchange of x and y is a reflection
             turned[name] = -value
     image = renderer_for(bp.Image(np.zeros(SHAPE[::-1]), psf=kernel))(

@@ -286,6 +286,28 @@ def test_image_without_a_psf_is_integrated_over_pixels(case):
     assert error(renderer(None)(source) / source.flux, integrated(reference, SHAPE)) < PIXELATED.get(name, 3e-4)
 
 
+@pytest.mark.parametrize(
+    ("light", "formula", "shape", "q", "bound"),
+    [
+        (models.GaussianRing, gaussian_ring, (9.0, 1.0), 0.6, 3e-5),
+        (models.GaussianRing, gaussian_ring, (9.0, 1.0), 0.4, 2e-4),
+        (models.GaussianRing, gaussian_ring, (9.0, 0.5), 0.6, 2e-3),
+        (models.Ferrer, ferrer, (9.0, 2.0, 0.3), 0.6, 2e-4),
+        (models.Ferrer, ferrer, (9.0, 1.0, 0.3), 0.6, 3e-3),
+        (models.Ferrer, ferrer, (9.0, 0.5, 0.3), 0.6, 1e-2),
+    ],
+)
+def test_image_without_a_psf_is_as_good_as_its_docs_say(light, formula, shape, q, bound):
+    fine, (ny, nx) = 48, (44, 57)
+    y, x = ((np.arange(size * fine) + 0.5) / fine - 0.5 for size in (ny, nx))
+    dx, dy = np.meshgrid(x - 27.3, y - 21.8)
+    radius = np.hypot(dx * np.cos(0.6) + dy * np.sin(0.6), (dy * np.cos(0.6) - dx * np.sin(0.6)) / q)
+    expected = np.nan_to_num(formula(radius, *shape)).reshape(ny, fine, nx, fine).mean((1, 3))
+    found = renderer(None, (ny, nx))(light(27.3, 21.8, 1.0, *shape, q=q, theta=0.6)).numpy()
+    scale = (expected * found).sum() / (expected**2).sum()  # the reference has no total
+    assert bound / 3 < error(found, scale * expected) < bound
+
+
 @each_case
 def test_image_is_a_part_of_a_larger_one(case):
     """However far its light reaches: nothing comes back over the edges of the periodic transform."""

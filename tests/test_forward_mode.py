@@ -20,6 +20,7 @@ MATRIX = torch.randn(4, 3, dtype=torch.float64)
 HOLED = scipy.sparse.random(6, 6, 0.5, rng=np.random.default_rng(3))
 SPARSE, TRANSPOSED = (by_rows(matrix, torch.float64, torch.device("cpu")) for matrix in (HOLED, HOLED.T))
 LARGE = torch.randn(70, 70, dtype=torch.float64)
+PLACES = torch.tensor([[0, 1, 0, 1]])
 Z = torch.tensor([0.3, -0.8, 1.4, 0.6, 0.2], dtype=torch.float64)
 
 FUNCTIONS = {
@@ -78,10 +79,55 @@ FUNCTIONS = {
     "backward of transforms": lambda z: torch.func.grad(
         lambda y: (torch.fft.irfft2(torch.fft.rfft2(LARGE) * torch.exp(1j * y[1] * y[2]), s=(70, 70)) * LARGE).sum()
     )(z),
+    "gathered": lambda z: z[0] * (z**2).reshape(1, 5).gather(-1, PLACES) + (z[:2, None] * z).gather(-2, PLACES.T),
+    "backward of gathered": lambda z: torch.func.grad(
+        lambda y: ((y**2).reshape(1, 5).gather(1, PLACES) * y[:4] ** 3).sum()
+    )(z),
+    "scattered": lambda z: (MATRIX * z[4]).scatter_add(1, torch.ones_like(MATRIX, dtype=torch.int64), MATRIX * z[0]),
     "order": lambda z: torch.cumsum(z * z[0], 0) + torch.sort(z).values + torch.cumprod(z[1:], 0)[1],
     "detached": lambda z: z[0] * z[1].detach() + (z[2] - z[2].detach()) * torch.exp(z[3]),
+    "stacked": lambda z: _each_its_own(z).sum(0),
+    "stacked and kept": lambda z: _each_its_own(z)[:, 1],
+    "stacked and picked": lambda z: _each_its_own(z)[1] + _each_its_own(z).unbind(0)[2] * z[1],
+    "stacked and moved": lambda z: (
+        _each_its_own(z).permute(2, 1, 0).reshape(3, 4, 3, 1).expand(3, 4, 3, 2).transpose(0, 3).sum((0, 2))
+    ),
+    "stacked and flattened": lambda z: _each_its_own(z).reshape(12, 3)[::5] + _each_its_own(z).mT.reshape(9, 4).sum(),
+    "stacked and multiplied": lambda z: (
+        (_each_its_own(z) @ MATRIX.mT @ (MATRIX @ _own(z))).sum(0)
+        + (MATRIX @ _each_its_own(z).mT).sum(0) @ MATRIX[:, 1]
+        + (_own(z)[:, None] * MATRIX[:3]).mT @ MATRIX[:3, 2] @ _own(z)
+    ),
+    "stacked and transformed": lambda z: (
+        torch.fft.fft(_each_its_own(z), dim=2).abs().sum(0) + torch.fft.fft(_each_its_own(z), dim=0).real[2]
+    ),
+    "stacked and joined": lambda z: (
+        torch.cat([_each_its_own(z)[..., :1], torch.zeros(3, 4, 1).double(), _each_its_own(z) ** 2], -1).sum(
+            0, keepdim=True
+        )
+        + torch.cat([_each_its_own(z), _each_its_own(z)[:1]])[2:, :, :1]
+    ),
+    "stacked with common parameters": lambda z: (torch.stack([z[0] * z[4], z[4], z[1] * z[4]]) * z[4] + z[0]) ** 2,
+    "stacked with held ones": lambda z: (
+        torch.stack([z[0] * z[1], torch.tensor(2.0).double(), z[2]])[:, None] * MATRIX[0]
+    ),
+    "stacked and gathered": lambda z: (
+        torch.gather(_each_its_own(z), 1, torch.tensor([[[0, 1, 1], [3, 0, 2]]] * 3)).sum(0)
+        + torch.gather(_each_its_own(z), 0, torch.tensor([[[2, 0, 1]] * 4] * 2))[1, :2]
+        + torch.zeros(3, 2, 3).double().scatter_add(1, torch.tensor([[[0, 1, 1]] * 4] * 3), _each_its_own(z)).sum(0)
+    ),
+    "stacked backward": lambda z: torch.func.grad(lambda y: (_each_its_own(y) ** 2).sum() * y[0])(z),
     "written in place": lambda z: _filled(z),
 }
+
+
+def _own(z: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.exp(z[0]) * z[1], z[2] ** 2 / z[3], torch.cos(z[4])])
+
+
+def _each_its_own(z: torch.Tensor) -> torch.Tensor:
+    """Of shape (3, 4, 3), each of the first three moved by parameters of its own."""
+    return torch.sin(_own(z)[:, None, None] * MATRIX) + torch.where(MATRIX > 0, _own(z)[:, None, None], 0.0)
 
 
 def _filled(z: torch.Tensor) -> torch.Tensor:
@@ -113,7 +159,21 @@ def test_derivatives_are_those_of_torch(name):
     torch.testing.assert_close(derivatives, expected.double(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["products", "elementary", "powers", "xlogy", "joined", "lists", "matrices"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "products",
+        "elementary",
+        "powers",
+        "xlogy",
+        "joined",
+        "lists",
+        "matrices",
+        "gathered",
+        "stacked",
+        "stacked and moved",
+    ],
+)
 def test_second_derivatives_are_those_of_torch(name):
     def total(z):
         return FUNCTIONS[name](z).sum()
@@ -135,9 +195,14 @@ def test_each_component_is_followed_along_its_own_parameters_only():
     image = bp.Image(np.exp(-((x - 40.0) ** 2 + (y - 30.0) ** 2) / 30), sigma=0.1, psf=psf)
     scene = bp.Scene(image, one=models.sersic(), two=models.sersic(), sky=models.flat_sky())
     posterior = inference.Posterior(scene)
-    _, active = with_derivatives(posterior._forward.several("parameters"), "parameters")
-    blocks = [set(block) for block in active["parameters"][0]]
-    assert sorted(blocks, key=min) == [set(range(7)), set(range(7, 14)), {14}]
+    found = with_derivatives(posterior._forward.several("parameters"), "parameters")
+    blocks = [set(block) for block in found.active["parameters"][0]]
+    assert sorted(blocks, key=min) == [set(range(14)), {14}]
+    # along each other's, planes would be followed that are all zeros
+    shapes = with_shapes(found.graph)
+    planes = [node.meta["val"] for node in shapes.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+    most = max((value for value in planes if value.ndim == 4 and min(value.shape[-2:]) > 35), key=torch.Tensor.numel)
+    assert most.shape[:2] == (3, 2)  # the ellipse of both, whose wavenumbers move with three parameters each
 
 
 def test_parameter_shared_by_components_is_followed_through_all_of_them():
@@ -161,3 +226,15 @@ def test_parameter_shared_by_components_is_followed_through_all_of_them():
     jacobian = torch.func.jacfwd(loc)(z)
     torch.testing.assert_close(information, jacobian.T @ jacobian / 0.01, rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(prior, -torch.func.hessian(posterior.log_prior)(z), rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_looks_up_one_table_whatever_the_number_of_shape_parameters():
+    image = bp.Image(np.ones((31, 33)), sigma=1.0, psf=np.ones((3, 3)) / 9)
+    counts = {}
+    for make in (models.sersic, models.gaussian_ring, models.core_sersic):
+        posterior = inference.Posterior(bp.Scene(image, galaxy=make()))
+        z = posterior.initial()
+        graph = capture(torch.func.grad(posterior.log_density), z).graph.graph
+        targets = [str(node.target) for node in graph.nodes]
+        counts[make.__name__] = tuple(targets.count(f"aten.{name}.default") for name in ("gather", "scatter_add"))
+    assert set(counts.values()) == {(4, 4)}, counts

@@ -556,8 +556,8 @@ def test_hessian_is_the_derivative_of_the_gradient(name):
         torch.testing.assert_close(hessian, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "student_t"])
-def test_hessian_of_a_scene_is_exact_and_the_captured_one_the_same(simulated, likelihood):
+@pytest.mark.parametrize(("likelihood", "captured"), [("gaussian", False), ("poisson", False), ("student_t", True)])
+def test_hessian_of_a_scene_is_exact_and_the_captured_one_the_same(simulated, likelihood, captured):
     light = models.Sersic(17.3, 11.8, 9000.0, 3.0, 1.5, ellipticity=[0.2, 0.1]) + models.FlatSky(20.0)
     galaxies = {"galaxy": models.sersic(), "other": models.exponential(x=dist.Normal(24.0, 2.0))}
     image = simulated(light)
@@ -570,9 +570,10 @@ def test_hessian_of_a_scene_is_exact_and_the_captured_one_the_same(simulated, li
     root = expected.diagonal().abs().sqrt()
     assert float(((hessian - expected) / torch.outer(root, root)).abs().max()) < 1e-10
     torch.testing.assert_close(gradient, posterior.value_and_grad(z)[1], rtol=1e-9, atol=1e-9)
-    posterior.prepare("hessian", batch=1, calls=1000)
-    for one, other in zip((value, gradient, hessian), posterior.hessian(z), strict=True):
-        assert torch.equal(one, other)
+    if captured:  # ten seconds, which say the same of every likelihood
+        posterior.prepare("hessian", batch=1, calls=1000)
+        for one, other in zip((value, gradient, hessian), posterior.hessian(z), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_information_is_positive_semidefinite_far_from_the_maximum(scene):

@@ -327,6 +327,24 @@ def test_hessian_is_exact_and_the_captured_functions_are_the_direct_ones(name):
     assert torch.func.hessian(posterior.log_density)(z).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["contaminated", "correlated"])
+def test_components_in_windows_have_the_exact_gradient_and_hessian(name):
+    """The noise of a window's pixels is shared with those outside of it."""
+    held = models.exponential(x=11.2, y=8.7, ellipticity=[0.2, 0.1])
+    others = {"one": models.exponential(x=5.0, y=5.0, ellipticity=[0.0, 0.1]), "galaxy": held}
+    windows = {"one": bp.Window(1, 1, 10, 12), "galaxy": bp.Window(6, 3, 17, 15)}
+    image = image_of(noise=name)
+    posterior = Posterior(bp.Scene(image, likelihood=noise_of(name), sky=models.flat_sky(), windows=windows, **others))
+    z = posterior.initial()
+    _, gradient, hessian = posterior.hessian(z)
+    expected = -torch.autograd.functional.hessian(posterior.log_density, z)
+    root = expected.diagonal().abs().sqrt()
+    assert float(((hessian - expected) / torch.outer(root, root)).abs().max()) < 1e-9
+    torch.testing.assert_close(gradient, posterior.value_and_grad(z)[1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(posterior.expansion(z)[1], gradient, rtol=1e-9, atol=1e-9)
+    assert float(torch.linalg.eigvalsh(posterior.expansion(z)[2]).min()) > -1e-9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["contaminated", "correlated"])
 def test_compiled_posterior_is_the_plain_one(name):

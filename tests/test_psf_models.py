@@ -181,6 +181,32 @@ def test_derivatives_are_those_of_differences(row):
         assert torch.autograd.gradgradcheck(projected, inputs, eps=1e-5, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("lambda_over_d", [2.0, 2.1], ids=["edge of the obscuration on itself", "on that of the pupil"])
+@pytest.mark.parametrize("aberrations", [(), (0.04, -0.02, 0.03)], ids=["airy", "zernike"])
+def test_differences_approach_derivatives_as_the_root_of_the_step_where_edges_touch(lambda_over_d, aberrations):
+    """The transform begins as a power of 3/2 at one of the image's wavenumbers: a wrong derivative would stay wrong."""
+
+    def light(obscuration: Tensor) -> Any:
+        if aberrations:
+            return models.ZernikePSF(lambda_over_d, obscuration, aberrations, noll=(4, 5, 11))
+        return models.AiryPSF(lambda_over_d, obscuration)
+
+    star, obscuration = models.PointSource(9.3, 6.2, 15.0), double(0.25)
+    render = renderer_for(blank((14, 19)), light(obscuration))
+
+    def image(obscuration: Tensor) -> Tensor:
+        return render(star, light(obscuration))
+
+    slope = torch.func.jacfwd(image)(obscuration)
+    steps = (1e-4, 1e-6)
+    errors = [
+        float(((image(obscuration + h) - image(obscuration - h)) / (2 * h) - slope).norm() / slope.norm())
+        for h in steps
+    ]
+    assert errors[1] < 1e-4
+    assert errors[0] / errors[1] == pytest.approx(10.0, rel=0.1)  # 1e4 where the second derivative is finite
+
+
 @each_row
 def test_batches_and_vmap_give_the_images_of_a_loop(row):
     image = blank((14, 19))

@@ -1,0 +1,67 @@
+"""A window: a rectangle of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Window:
+    """The pixels [y0:y1, x0:x1] of an image.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bounds that aren't whole numbers, or in the wrong order.
+
+    Examples
+    --------
+    >>> Window(10, 20, 50, 44).shape
+    (24, 40)
+    """
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def __post_init__(self) -> None:
+        bounds = (self.x0, self.y0, self.x1, self.y1)
+        if any(isinstance(bound, bool) or not isinstance(bound, int | np.integer) for bound in bounds):
+            raise TypeError(f"Window: expected whole numbers of pixels x0, y0, x1, y1, got {bounds}; round them")
+        if self.x0 >= self.x1 or self.y0 >= self.y1:
+            raise ValueError(
+                f"Window: expected x0 < x1 and y0 < y1, got x {self.x0} to {self.x1}, y {self.y0} to {self.y1}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.y1 - self.y0, self.x1 - self.x0
+
+    @classmethod
+    def around(cls, x: float, y: float, radius: float | tuple[float, float]) -> Window:
+        """All pixels whose centres are no farther than `radius` (or: along x, along y) from (`x`, `y`) along each axis.
+
+        Examples
+        --------
+        >>> Window.around(20.3, 30.0, 5)
+        Window(x0=16, y0=25, x1=26, y1=36)
+        """
+        along_x, along_y = radius if isinstance(radius, tuple) else (radius, radius)
+        x0, y0 = int(np.ceil(x - along_x)), int(np.ceil(y - along_y))
+        return cls(x0, y0, max(int(np.floor(x + along_x)), x0) + 1, max(int(np.floor(y + along_y)), y0) + 1)
+
+    def within(self, shape: tuple[int, int]) -> Window:
+        """Its part on an image of `shape` (ny, nx).
+
+        Raises ValueError where there is none.
+        """
+        ny, nx = shape
+        if self.x1 <= 0 or self.y1 <= 0 or self.x0 >= nx or self.y0 >= ny:
+            raise ValueError(
+                f"Window: expected one that overlaps the image of {ny}x{nx} px [y, x], got {self}; move it"
+            )
+        return Window(max(self.x0, 0), max(self.y0, 0), min(self.x1, nx), min(self.y1, ny))

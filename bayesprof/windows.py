@@ -1,0 +1,94 @@
+"""Windows: the part of an image in which a component is rendered, so that its cost follows its own size.
+
+A component with a window has light in there only. Windows are rendered in a few sizes, those of one size together: each
+is enlarged to the next of them, and moved into the image where it reaches beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bayesprof.image import Image
+from bayesprof.light import Background, Light, Part
+from bayesprof.placing import placed
+from bayesprof.psf import PSF
+from bayesprof.rendering import Renderer, renderer_for
+from bayesprof.window import Window
+
+_SIDES = tuple(side << power for power in range(14) for side in (16, 24))
+"""Sides of the squares that windows are enlarged to: two for each factor of two, because a size more costs a graph of
+its own, and one of half as many pixels more saves half of its time at most.
+"""
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Windows of one size: the rows `y` and columns `x` of their first pixels, by component."""
+
+    renderer: Renderer
+    y: Mapping[str, int]
+    x: Mapping[str, int]
+
+
+class WindowedRenderer:
+    """Renders components in their `windows`, by name, on an image with a `psf` as of
+    :func:`bayesprof.rendering.renderer_for`.
+    """
+
+    def __init__(self, image: Image, windows: Mapping[str, Window], psf: PSF | None = None) -> None:
+        self.shape = image.shape
+        corners: dict[tuple[int, int], dict[str, tuple[int, int]]] = {}
+        for name, window in windows.items():
+            inside = window.within(image.shape)
+            (height, width), (ny, nx) = inside.shape, image.shape
+            side = min(one for one in _SIDES if one >= max(height, width))
+            shape = (min(side, ny), min(side, nx))
+            corners.setdefault(shape, {})[name] = (
+                _moved(inside.y0, shape[0] - height, ny - shape[0]),
+                _moved(inside.x0, shape[1] - width, nx - shape[1]),
+            )
+        self.sizes = [
+            _Size(
+                renderer_for(image, psf, shape=shape),
+                {name: y for name, (y, _) in found.items()},
+                {name: x for name, (_, x) in found.items()},
+            )
+            for shape, found in corners.items()
+        ]
+
+    def __call__(self, lights: Mapping[str, Light], psf: PSF | None = None) -> Tensor | float:
+        """Image of those of the `lights`, by component, that have windows; shape (ny, nx), or 0 where none has.
+
+        Raises ValueError for a background.
+        """
+        total: Tensor | float = 0.0
+        for size in self.sizes:
+            names = [name for name in size.y for _ in (lights[name].parts if name in lights else ())]
+            parts = [part for name in size.y if name in lights for part in lights[name].parts]
+            if not parts:
+                continue
+            y, x = [size.y[name] for name in names], [size.x[name] for name in names]
+            moved = [_seen_from(*corner) for corner in zip(parts, names, x, y, strict=True)]
+            for indices, images in size.renderer.apart(moved, psf):
+                total = total + placed(images, [y[i] for i in indices], [x[i] for i in indices], *self.shape)
+        return total
+
+
+def _seen_from(part: Any, name: str, x: int, y: int) -> Part:
+    """A part in the coordinates of a window whose first pixel is at (`x`, `y`)."""
+    if isinstance(part, Background):
+        raise ValueError(
+            f"windows: component {name!r} has light over the whole image ({type(part).__name__}), expected sources; "
+            "leave it out of windows"
+        )
+    shifted: Part = part.shifted(-x, -y)
+    return shifted
+
+
+def _moved(first: int, more: int, last: int) -> int:
+    """First pixel of a window that is enlarged by so many `more` to both sides, at `last` at most."""
+    return min(max(first - more // 2, 0), last)

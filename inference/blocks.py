@@ -1,0 +1,79 @@
+"""Blocks of derivatives, and how their entries lie after an operation has moved the elements of an array about.
+
+A block holds the derivatives of an array along some entries of the vector, one row for each. In a *diagonal* block the
+elements along one axis of the array have entries of their own: element i of a stack of galaxies moves with the
+parameters of galaxy i alone. One row then serves all galaxies, row r being the derivative of element i along entry
+``active[r][i]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Windows(NamedTuple):
+    """Windows of one size on an image of (ny, nx): the rows `y` and columns `x` of their first pixels."""
+
+    y: tuple[int, ...]
+    x: tuple[int, ...]
+    height: int
+    width: int
+    ny: int
+    nx: int
+
+
+class Block(NamedTuple):
+    """Derivatives along the entries `active` of the vector: `rows`, an array with a first axis for them.
+
+    Of a diagonal block, `axis` is that of the elements, counted from the end, and `active` has for each row the entry
+    of each element along it, None where it has none. One of an image may be given in windows alone, and be zero
+    elsewhere: rows have the shape (rows, windows, height, width) then, and `at` says where those windows lie.
+    """
+
+    active: tuple[Any, ...]
+    rows: Any
+    axis: int | None = None
+    at: Windows | None = None
+
+    @property
+    def kind(self) -> tuple[int | None, Windows | None]:
+        """What blocks have in common whose rows can be added."""
+        return self.axis, self.at
+
+
+Tangent = tuple[Block, ...]
+"""Blocks; none of them where nothing depends on the vector."""
+
+
+def carried(block: Block, shape: Sequence[int], operation: Callable[[Tensor], Tensor]) -> tuple[Any, int | None] | None:
+    """`active` and `axis` of a diagonal block of an array of `shape` after an `operation` that moves elements about,
+    or leaves out or joins some with equal entries; None where they no longer lie along one axis.
+    """
+    assert block.axis is not None
+    # elements with equal entries are one place: those of a galaxy stay together where axes were joined
+    columns = list(zip(*block.active, strict=True))
+    first = {column: place for place, column in reversed(list(enumerate(columns)))}
+    places = torch.tensor([first[column] for column in columns])
+    places = places.reshape(-1, *[1] * (-block.axis - 1)).expand(*shape)
+    moved = operation(places)
+    if moved.numel() == 0:
+        return None
+    varying = [axis for axis in range(-moved.ndim, 0) if _varies(moved, axis)]
+    if len(varying) > 1:
+        return None
+    if not varying:
+        place = int(moved.flatten()[0])
+        return tuple(row[place] for row in block.active), None
+    (axis,) = varying
+    line = moved[tuple(slice(None) if other == axis else 0 for other in range(-moved.ndim, 0))].tolist()
+    return tuple(tuple(row[place] for place in line) for row in block.active), axis
+
+
+def _varies(places: Tensor, axis: int) -> bool:
+    if places.shape[axis] == 1 or places.stride(axis) == 0:
+        return False
+    return bool((places != places.narrow(axis, 0, 1)).any())
