@@ -8,19 +8,34 @@ Conventions: :mod:`bayesprof.grid`.
 from importlib import import_module
 from types import ModuleType
 
+from bayesprof.blank_sky import noise_correlation
+from bayesprof.correlation import NoiseCorrelation
 from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
 from bayesprof.window import Window
 
-__all__ = ["Image", "PSFField", "Scene", "Window", "__version__", "inference", "models", "plots", "read_psfex"]
+__all__ = [
+    "Image",
+    "NoiseCorrelation",
+    "PSFField",
+    "Scene",
+    "Window",
+    "__version__",
+    "inference",
+    "likelihoods",
+    "models",
+    "noise_correlation",
+    "plots",
+    "read_psfex",
+]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> ModuleType:
     # on first use: plots need matplotlib, inference ArviZ, which take a second to import
-    if name in ("inference", "models", "plots"):
+    if name in ("inference", "likelihoods", "models", "plots"):
         return import_module(f"bayesprof.{name}")
     raise AttributeError(f"module 'bayesprof' has no attribute {name!r}")

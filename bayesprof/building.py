@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 
-from bayesprof import models
+from bayesprof import likelihoods, models
 from bayesprof.image import Image
 from bayesprof.scene import Scene
 from bayesprof.settings import FILE_KEYS, Settings
@@ -44,7 +44,10 @@ def scene_of(settings: Settings, image: Image) -> Scene:
     components: dict[str, Any] = {
         name: component_of(name, given, settings.modules) for name, given in settings.components.items()
     }
-    return Scene(image, likelihood=settings.fit["likelihood"], **components)
+    likelihood = settings.fit["likelihood"]
+    if likelihood in likelihoods.__all__:
+        likelihood = getattr(likelihoods, likelihood)()
+    return Scene(image, likelihood=likelihood, **components)
 
 
 def source_of(reference: str) -> str | tuple[str, str | int]:

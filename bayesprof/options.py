@@ -138,7 +138,11 @@ def _add_method(group: Any) -> None:
     group.add_argument(
         "--modules", metavar="DIR", help="folder of such modules (default: the settings file's, or this one)"
     )
-    group.add_argument("--likelihood", metavar="NAME", help="gaussian (default), poisson or student_t")
+    group.add_argument(
+        "--likelihood",
+        metavar="NAME",
+        help="gaussian (default), poisson, student_t, contaminated, extra_noise or correlated",
+    )
     group.add_argument(
         "--method", metavar="NAME", help="nuts (default), lm, sample, laplace, split_hmc, hmc, mala, ensemble or svi"
     )

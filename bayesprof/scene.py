@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bayesprof.image import Image
 from bayesprof.light import Light
-from bayesprof.likelihood import Likelihood, Observation, likelihood_for
+from bayesprof.likelihood import Observation, WithParameters, likelihood_for, observed_pixels
 from bayesprof.psf import PSF, as_psf, check_psf
 from bayesprof.rendering import renderer_for
 from bayesprof.window import Window
@@ -29,10 +30,10 @@ class Scene:
     ----------
     image : Image
         The image; its name is that of the observed site.
-    likelihood : "gaussian", "poisson", "student_t", or a function
+    likelihood : "gaussian", "poisson", "student_t", one of :mod:`bayesprof.likelihoods`, or a function
         How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image,
         shape (ny, nx), and `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx).
-        Masked pixels are left out by the scene.
+        Masked pixels are left out by the scene. Sites that it draws are ``likelihood.parameter``.
     psf : function, optional
         A PSF with parameters of its own, fitted with the components and used in place of that of the image: one of
         :mod:`bayesprof.models` whose names end in ``_psf``, or your own function that draws with ``pyro.sample`` and
@@ -70,7 +71,7 @@ class Scene:
         self,
         image: Image,
         *,
-        likelihood: str | Likelihood = "gaussian",
+        likelihood: Any = "gaussian",
         psf: Callable[[], Light] | None = None,
         windows: Mapping[str, Window] | None = None,
         **components: Callable[[], Light],
@@ -104,9 +105,7 @@ class Scene:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
         psf = self.draw_psf()
         model_image = self._image_of(self.lights(), psf)
-        observation = self.likelihood(model_image, self.image)
-        if not isinstance(observation, Observation):
-            observation = Observation(observation, self.image.data)
+        observation = self._observation(model_image)
         pixels = observation.distribution.mask(self.image.valid).to_event(2)
         pyro.sample(self.image.name, pixels, obs=observation.observed)
         return model_image
@@ -149,7 +148,7 @@ class Scene:
                 for name, node in tracer.trace.nodes.items()
                 if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
             }
-            strange = [name for name in values if name not in sites]
+            strange = [name for name in values if name not in sites and name not in self._noise_sites]
             if strange:
                 raise ValueError(f"predict: the scene has no parameter {strange}; it has {list(sites)}")
             missing = [name for name, node in sites.items() if name not in values and not node["is_observed"]]
@@ -220,7 +219,14 @@ class Scene:
     @property
     def drawn(self) -> dict[str, Any]:
         """All that draws parameters, by the name that goes before them, in the order of drawing."""
-        return self.components if self.psf is None else {"psf": self.psf, **self.components}
+        psf = {} if self.psf is None else {"psf": self.psf}
+        noise = {}
+        if isinstance(self.likelihood, WithParameters):
+            noise = {"likelihood": self.likelihood.parameters}
+        elif self._noise_sites:
+            own = functools.partial(self.likelihood, self.image.data, self.image)
+            noise = {"likelihood": functools.update_wrapper(own, self.likelihood)}
+        return {**psf, **self.components, **noise}
 
     def draw_psf(self) -> PSF | None:
         """The PSF that the scene has in place of the image's, its parameters drawn by Pyro."""
@@ -277,7 +283,21 @@ class Scene:
                         "models.Sersic(...) or a "
                         "sum of lights"
                     )
-            self._image_of(self.lights(), self.draw_psf())
+            model_image = self._image_of(self.lights(), self.draw_psf())
+            with poutine.trace() as tracer:
+                self._observation(model_image)
+            nodes = tracer.trace.nodes
+            self._noise_sites = {name for name, node in nodes.items() if node["type"] == "sample"}
+            if self._noise_sites and self.image.name == "likelihood":
+                raise ValueError(
+                    "Scene: the image has the name of what its likelihood draws, 'likelihood'; give the Image another "
+                    "name="
+                )
+
+    def _observation(self, model_image: Tensor) -> Observation:
+        """The pixels about `model_image`, the parameters of the likelihood drawn by Pyro."""
+        with _Prefix("likelihood"):
+            return observed_pixels(self.likelihood, model_image, self.image)
 
 
 class _Prefix(Messenger):

@@ -32,11 +32,11 @@ from bayesprof.inference.passes import (
     remove_zeros,
     simplify,
     vanishing,
+    with_slopes,
     write_apart,
     writes,
     written_into,
 )
-from bayesprof.placing import DIFFERENTIABLE
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ def capture(
         if differentiable and _written(graph):
             graph = make_fx(torch.func.functionalize(graph))(point, *inputs)
             _make_lean(graph, differentiable)
-        for node in graph.graph.nodes if differentiable else ():
-            node.target = DIFFERENTIABLE.get(node.target, node.target)
     return _constants_apart(graph, inputs)
 
 
 def _make_lean(graph: fx.GraphModule, differentiable: bool) -> None:
     write_apart(graph)
     remove_zeros(graph, set() if differentiable else vanishing(graph))
+    if differentiable:
+        with_slopes(graph)
     simplify(graph)
     compute_once(graph)
 

@@ -16,6 +16,7 @@ from bayesprof.inference import moving_rules as moving
 from bayesprof.inference.block_writer import BlockWriter, Node
 from bayesprof.inference.blocks import Block, Tangent
 from bayesprof.placing import placed, seen
+from bayesprof.sparse import PRODUCT, sparse_product
 
 _ATEN = torch.ops.aten
 
@@ -175,6 +176,11 @@ def _chosen(w: BlockWriter, node: Node) -> Tangent:
     return w.sum(tangents, node.meta["val"], shapes=shapes)
 
 
+def _sparse(w: BlockWriter, node: Node) -> Tangent:
+    matrix = [w.value[part] for part in node.args[1:]]
+    return tuple(b._replace(rows=w.call(sparse_product, b.rows, *matrix)) for b in w.plain(node.args[0]))
+
+
 def _same(w: BlockWriter, node: Node) -> Tangent:
     return w.tangent[node.args[0]]
 
@@ -296,4 +302,6 @@ RULES: dict[Any, Callable[[BlockWriter, Node], Tangent]] = {
     _ATEN.where.self: _chosen,
     placed: moving.placed,
     seen: moving.cut,
+    sparse_product: _sparse,
+    PRODUCT: _sparse,
 }

@@ -42,8 +42,10 @@ def fisher_terms(node: Any) -> list[FisherTerm] | None:
     Normal: 1/sigma^2 in loc, 2/sigma^2 in scale. Poisson: 1/rate. Student-t (Lange, Little & Taylor 1989, JASA 84,
     881): 2 nu/((nu + 3) sigma^2) in scale, and in loc, in place of its expectation (nu + 1)/((nu + 3) sigma^2), the
     weight of iteratively reweighted least squares, (nu + 1)/(nu sigma^2 + residual^2): far from the maximum, where
-    the score of most data has saturated, the expectation makes ten times as many steps. The scale and mask of the
-    site and of its wrappers are part of the weights.
+    the score of most data has saturated, the expectation makes ten times as many steps. A distribution of another kind
+    brings its own with a method ``fisher_terms(value)``: a list of tuples like :class:`FisherTerm`, as
+    :class:`bayesprof.contamination.ContaminatedNormal` has. The scale and mask of the site and of its wrappers are part
+    of the weights.
     """
     base, mask = unwrapped(node["fn"])
     value = node["value"]
@@ -76,6 +78,8 @@ def fisher_terms(node: Any) -> list[FisherTerm] | None:
                 [residual * (bend + weight) * precision, (residual**2 * (bend + 2 * weight) - 1) * precision],
             ),
         ]
+    elif hasattr(base, "fisher_terms"):
+        terms = base.fisher_terms(value)
     else:
         return None
     shape = value.shape
@@ -93,17 +97,21 @@ def fisher_terms(node: Any) -> list[FisherTerm] | None:
 def same_family(here: Any, there: Any) -> bool:
     """Whether an observed site at two points of the parameter space differs in nothing but what `fisher_terms` covers.
 
-    A Student-t whose degrees of freedom are sampled isn't covered.
+    A Student-t whose degrees of freedom are sampled isn't covered; a distribution with terms of its own says by their
+    names, in ``held``, which of its parameters aren't.
     """
     first, second = unwrapped(here["fn"])[0], unwrapped(there["fn"])[0]
-    return not isinstance(first, dist.StudentT) or bool((first.df == second.df).all())
+    held = ("df",) if isinstance(first, dist.StudentT) else getattr(first, "held", ())
+    return all(bool((getattr(first, name) == getattr(second, name)).all()) for name in held)
 
 
 def pointwise_log_prob(node: Any) -> Tensor:
-    """Log probability of every element of an observed site, without its scale; 0 where it is masked."""
+    """Log probability of every element of an observed site, without its scale; 0 where it is masked. Where elements
+    aren't independent it is that given all others, which a distribution gives with a method ``leave_one_out(value)``.
+    """
     base, mask = unwrapped(node["fn"])
     value = node["value"]
-    log_prob = base.log_prob(value)
+    log_prob = base.leave_one_out(value) if hasattr(base, "leave_one_out") else base.log_prob(value)
     for masks in (mask, node["mask"]):
         if isinstance(masks, Tensor):
             log_prob = torch.where(masks, log_prob, torch.zeros_like(log_prob))
@@ -130,14 +138,16 @@ def degrees_of_freedom(node: Any) -> int:
 
 
 def chi_square(node: Any) -> Tensor | None:
-    """Sum of ((value - loc) / scale)^2 over what counts: Normal and Student-t; (value - rate)^2 / rate: Poisson;
-    None for others.
+    """Sum of ((value - loc) / scale)^2 over what counts: Normal and Student-t; (value - rate)^2 / rate: Poisson; what
+    a method ``squares(value)`` of the distribution gives; None for others.
     """
     base, _ = unwrapped(node["fn"])
     if isinstance(base, dist.Normal | dist.StudentT):
         squares = ((node["value"] - base.loc) / base.scale) ** 2
     elif isinstance(base, dist.Poisson):
         squares = (node["value"] - base.rate) ** 2 / base.rate
+    elif hasattr(base, "squares"):
+        squares = base.squares(node["value"])
     else:
         return None
     return torch.where(counted(node), squares, torch.zeros_like(squares)).sum()

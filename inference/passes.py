@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bayesprof.placing import DIFFERENTIABLE
+from bayesprof.sparse import PRODUCT, sparse_product
+
 _ATEN = torch.ops.aten
 _SAME_VALUE = (_ATEN.detach.default, _ATEN.alias.default, _ATEN.view_as.default)
 _ZERO_THROUGH = (
@@ -122,6 +125,15 @@ def simplify(graph: fx.GraphModule) -> None:
         else:
             node.target, node.args, node.kwargs = _ATEN.reshape.default, (source, list(here.shape)), {}
     graph.graph.eliminate_dead_code()
+
+
+_WITH_SLOPES = {**DIFFERENTIABLE, PRODUCT: sparse_product}
+
+
+def with_slopes(graph: fx.GraphModule) -> None:
+    """Put operations that torch.func differentiates in the place of those that it doesn't."""
+    for node in graph.graph.nodes:
+        node.target = _WITH_SLOPES.get(node.target, node.target)
 
 
 def compute_once(graph: fx.GraphModule) -> None:

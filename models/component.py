@@ -78,13 +78,13 @@ class Derived(NamedTuple):
 class Component:
     """A component of the catalogue before it knows its image.
 
-    `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword; `parameters`: what it
-    takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what follows from the
-    parameters and is worth a row in a table.
+    `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword, or the PSF or the likelihood;
+    `parameters`: what it takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what
+    follows from the parameters and is worth a row in a table.
     """
 
     kind: str
-    light: Callable[..., Light]
+    light: Callable[..., Any]
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class BoundComponent:
 
 def component(
     kind: str,
-    light: Callable[..., Light],
+    light: Callable[..., Any],
     parameters: Mapping[str, Parameter],
     derived: Mapping[str, Derived] | None = None,
     **given: Any,

@@ -21,7 +21,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 
 from bayesprof.image import Image
 from bayesprof.light import Light
-from bayesprof.models.component import BoundComponent, Component, is_prior
+from bayesprof.models.component import BoundComponent, is_prior
 from bayesprof.models.ellipticity import unit_disc
 from bayesprof.scene import Scene
 
@@ -72,7 +72,7 @@ def describe(model: Any, image: Image | None = None) -> Description:
 
     Parameters
     ----------
-    model : Scene, component of the catalogue, or function
+    model : Scene, component of the catalogue, one of :mod:`bayesprof.likelihoods`, or function
         A function is run once, its draws kept from everybody else: where it draws other sites on another run, those
         aren't shown.
     image : Image, optional
@@ -105,7 +105,7 @@ def describe(model: Any, image: Image | None = None) -> Description:
         rows = [row for prefix, component, _ in parts for row in _rows(component, prefix)]
         kinds = ", ".join(f"{prefix[:-1]} ({kind})" for prefix, _, kind in parts)
         return _description(f"{kinds} on {model.image.name}", rows)
-    if isinstance(model, Component):
+    if hasattr(model, "bind"):
         if image is None:
             raise TypeError(
                 f"describe: the default priors of {model.kind} come from an image; give it as describe(component, "

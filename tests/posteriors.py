@@ -309,7 +309,19 @@ COMPONENTS = {
     "gaussian_psf": models.gaussian_psf(**_priors("fwhm")),
     "moffat_psf": models.moffat_psf(**_priors("fwhm", "beta")),
 }
-LIKELIHOODS = ("gaussian", "poisson", "student_t")
+LIKELIHOODS = {
+    "gaussian": "gaussian",
+    "poisson": "poisson",
+    "student_t": "student_t",
+    "contaminated": bp.likelihoods.contaminated(
+        fraction=dist.Beta(double(6.0), 60.0), scale=dist.LogNormal(double(2.3), 0.5)
+    ),
+    "extra_noise": bp.likelihoods.extra_noise(extra=dist.LogNormal(double(-0.7), 0.5), factor=0.9),
+    "correlated": bp.likelihoods.correlated(
+        bp.NoiseCorrelation.of_kernel([[0.1, 0.3, 0.1], [0.3, 1.0, 0.3], [0.1, 0.3, 0.1]]),
+        factor=dist.LogNormal(double(0.0), 0.2),
+    ),
+}
 
 
 def component_scene(name: str, likelihood: str = "gaussian") -> bp.Scene:
@@ -320,8 +332,9 @@ def component_scene(name: str, likelihood: str = "gaussian") -> bp.Scene:
     y, x = np.mgrid[-4:5, -5:6].astype(float)
     psf = (1 + (x**2 + y**2) / 3.4) ** -2.8
     image = bp.Image(np.full((20, 24), 5.0), psf=psf / psf.sum(), **({} if likelihood == "poisson" else {"sigma": 1.0}))
+    noise = LIKELIHOODS[likelihood]
     if name.endswith("_psf"):
         star = models.point_source(**_priors("x", "y"), flux=dist.LogNormal(double(8.0), 0.5))
-        return bp.Scene(image, likelihood=likelihood, psf=COMPONENTS[name], sky=models.flat_sky(level=5.0), star=star)
+        return bp.Scene(image, likelihood=noise, psf=COMPONENTS[name], sky=models.flat_sky(level=5.0), star=star)
     sky = {} if name.endswith("sky") else {"sky": models.flat_sky(level=5.0)}
-    return bp.Scene(image, likelihood=likelihood, source=COMPONENTS[name], **sky)
+    return bp.Scene(image, likelihood=noise, source=COMPONENTS[name], **sky)

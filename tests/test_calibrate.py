@@ -187,6 +187,15 @@ def test_component_is_calibrated_with_the_default_method(name):
     assert sum(calibration.flagged.values()) <= 2, calibration.flagged
 
 
+@pytest.mark.parametrize(
+    "likelihood", [pytest.param("contaminated", marks=pytest.mark.slow), "extra_noise", "correlated"]
+)
+def test_likelihood_with_parameters_is_calibrated_with_the_default_method(likelihood):
+    calibration = calibrate(component_scene("point_source", likelihood), simulations=64, seed=2, progress=False)
+    assert calibration.verdict == "ok"
+    assert not calibration.missing
+
+
 # -- the statistics
 
 

@@ -198,6 +198,13 @@ def test_everything_can_be_given_as_options(folder, tmp_path, monkeypatch, capsy
         assert hdus[0].data.shape == (27, 27)
 
 
+def test_likelihood_with_parameters_is_given_by_its_name(folder, tmp_path, capsys):
+    options = ("--settings", folder / "fit.toml", "--method", "lm", "--likelihood", "contaminated")
+    assert fit(*options, "--out", tmp_path / "out") == 0
+    assert "likelihood.fraction" in (tmp_path / "out" / "summary.ecsv").read_text()
+    assert tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["fit"]["likelihood"] == "contaminated"
+
+
 def test_failing_file_is_told_and_the_others_are_kept(folder, tmp_path, monkeypatch, capsys):
     def broken(*args, path, **kwargs):
         path.write_text("half")

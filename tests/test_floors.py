@@ -41,6 +41,12 @@ CORE = (
     "windows",
     "measurement",
     "seeing",
+    "correlation",
+    "blank_sky",
+    "sparse",
+    "decorrelation",
+    "correlated_normal",
+    "contamination",
     "likelihood",
     "scene",
 )
@@ -100,6 +106,14 @@ def test_models_and_inference_import_the_core_and_themselves_only(package):
 
 def test_package_itself_imports_only_what_stands_below_the_top():
     assert imported("bayesprof") <= {f"bayesprof.{name}" for name in CORE}
+
+
+def test_likelihoods_stand_on_the_models():
+    own = {name for name in MODULES if name.startswith("bayesprof.likelihoods")}
+    allowed = own | {f"bayesprof.{name}" for name in CORE} | {"bayesprof.models.component"}
+    assert len(own) > 1
+    for name in sorted(own):
+        assert imported(name) <= allowed, name
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "corner", "h5py", "tqdm"])

@@ -6,15 +6,19 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.capture import capture
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
+from bayesprof.sparse import by_rows, sparse_product
 
 torch.manual_seed(3)
 MATRIX = torch.randn(4, 3, dtype=torch.float64)
+HOLED = scipy.sparse.random(6, 6, 0.5, rng=np.random.default_rng(3))
+SPARSE, TRANSPOSED = (by_rows(matrix, torch.float64, torch.device("cpu")) for matrix in (HOLED, HOLED.T))
 LARGE = torch.randn(70, 70, dtype=torch.float64)
 PLACES = torch.tensor([[0, 1, 0, 1]])
 Z = torch.tensor([0.3, -0.8, 1.4, 0.6, 0.2], dtype=torch.float64)
@@ -58,6 +62,7 @@ FUNCTIONS = {
     ),
     "matrices": lambda z: torch.cat([MATRIX @ z[:3], z[1:5] @ MATRIX, (MATRIX * z[0]).T @ z[1:5], (z @ z)[None]]),
     "batched matrices": lambda z: torch.bmm(MATRIX.expand(2, 4, 3), z[:3].reshape(1, 3, 1).expand(2, 3, 1)),
+    "sparse products": lambda z: sparse_product(LARGE[:2, :6].reshape(2, 2, 3) * z[0] * z[1], *SPARSE, *TRANSPOSED),
     "transforms": lambda z: torch.fft.irfft2(
         torch.fft.rfft2(LARGE * torch.exp(z[0] * LARGE)) * torch.exp(1j * z[1]), s=(70, 70)
     )[3:60, ::2],

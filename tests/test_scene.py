@@ -276,8 +276,8 @@ def test_likelihood_function_may_draw_its_own_parameters(image):
         return dist.Normal(model_image, factor * image.sigma)
 
     scene = bp.Scene(image, likelihood=underestimated, sky=models.flat_sky(), galaxy=models.sersic())
-    assert "noise_factor" in poutine.trace(scene).get_trace().stochastic_nodes
-    values = {**truth_by_site(), "noise_factor": torch.tensor(1.3, dtype=torch.float64)}
+    assert "likelihood.noise_factor" in poutine.trace(scene).get_trace().stochastic_nodes
+    values = {**truth_by_site(), "likelihood.noise_factor": torch.tensor(1.3, dtype=torch.float64)}
     expected = scipy.stats.norm.logpdf(image.data, scene.predict(truth_by_site()), 0.65).sum()
     assert observed_log_density(scene, values) == pytest.approx(expected, rel=1e-10)
 
