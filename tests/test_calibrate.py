@@ -176,7 +176,9 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
-CALIBRATED = ("sersic", "gaussian", "point_source", "plane_sky", "gaussian_psf")
+CALIBRATED = (
+    "sersic", pytest.param("gaussian", marks=pytest.mark.slow), "point_source", "plane_sky", "gaussian_psf",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
@@ -188,7 +190,8 @@ def test_component_is_calibrated_with_the_default_method(name):
 
 
 @pytest.mark.parametrize(
-    "likelihood", [pytest.param("contaminated", marks=pytest.mark.slow), "extra_noise", "correlated"]
+    "likelihood",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("contaminated", "extra_noise")] + ["correlated"],
 )
 def test_likelihood_with_parameters_is_calibrated_with_the_default_method(likelihood):
     calibration = calibrate(component_scene("point_source", likelihood), simulations=64, seed=2, progress=False)

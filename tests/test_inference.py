@@ -776,6 +776,7 @@ def assert_moments(idata: az.InferenceData, name: str, mean: np.ndarray, sd: np.
     assert (mcse < 0.1 * sd).all()
 
 
+@pytest.mark.slow  # test_samplers.py has it at a smaller setting
 def test_nuts_draws_a_correlated_gaussian():
     idata = inference.nuts(correlated_gaussian, draws=500, chains=4, seed=2, progress=False)
     covariance = (CORRELATION @ CORRELATION.T).numpy()

@@ -369,7 +369,10 @@ def test_single_precision_agrees_with_double(name):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=5e-3, atol=5e-3 * float(gradients[0].abs().max()))
 
 
-@pytest.mark.parametrize("name", ["contaminated", "extra term", "correlated and factor"])
+@pytest.mark.parametrize(
+    "name",
+    ["contaminated", *(pytest.param(one, marks=pytest.mark.slow) for one in ("extra term", "correlated and factor"))],
+)
 def test_fit_laplace_and_nuts_agree(name):
     scene = scene_of(name, r_eff=2.5)
     posterior = Posterior(scene)

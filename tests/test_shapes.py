@@ -514,7 +514,13 @@ def test_default_priors_draw_finite_images_and_starts_lie_inside(name, dtype, si
     assert set(scene.units) >= {f"it.{parameter}" for parameter in SHAPE_FUNCTIONS[name]().parameters}
 
 
-@pytest.mark.parametrize("name", SHAPE_FUNCTIONS)
+# a capture takes seconds; of the others it is made of the same operations
+CAPTURED = ("boxiness", "fourier_modes", "power_spiral", "warp")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in CAPTURED else pytest.param(name, marks=pytest.mark.slow) for name in SHAPE_FUNCTIONS]
+)
 def test_prepared_gradient_of_every_shape_is_the_direct_one(name, simulated):
     image = simulated(models.Sersic(17.3, 11.8, 500.0, 3.0, 1.7))
     posterior = inference.Posterior(bp.Scene(image, it=models.shaped(models.sersic(), SHAPE_FUNCTIONS[name]())))
