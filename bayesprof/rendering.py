@@ -169,12 +169,13 @@ class ModelConvolution:
 
     def apart(self, sources: list[Extended | Pointlike], psf: PSF) -> list[tuple[list[int], Tensor]]:
         """As :meth:`Convolution.apart`."""
-        images = self._drawn(psf).apart(sources)
-        x, y, flux = (
-            torch.stack(values)[:, None] for values in zip(*(self._point(source) for source in sources), strict=True)
-        )
-        copies = self.wings(psf, x, y, flux)
-        return images if copies is None else [(indices, image - copies[indices]) for indices, image in images]
+        images = []
+        for indices, image in self._drawn(psf).apart(sources):
+            points = (self._point(sources[i]) for i in indices)
+            x, y, flux = (torch.stack(values)[:, None] for values in zip(*points, strict=True))
+            copies = self.wings(psf, x, y, flux)
+            images.append((indices, image if copies is None else image - copies))
+        return images
 
     def _point(self, source: Extended | Pointlike) -> tuple[Tensor, Tensor, Tensor]:
         """Where and how bright a source is, as the wings of the PSF need it."""
