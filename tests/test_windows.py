@@ -49,7 +49,7 @@ def observed() -> bp.Image:
     return bp.Image(model + np.random.default_rng(3).normal(0.0, 1.0, SHAPE), sigma=1.0, psf=kernel())
 
 
-def free_scene(image: bp.Image, likelihood: str = "gaussian") -> bp.Scene:
+def free_scene(image: bp.Image, likelihood: str = "gaussian", **options) -> bp.Scene:
     """Two overlapping galaxies in windows of one size, a third in a larger one, and a sky everywhere."""
     components = {}
     for name in ("one", "two", "three"):
@@ -61,7 +61,7 @@ def free_scene(image: bp.Image, likelihood: str = "gaussian") -> bp.Scene:
             r_eff=dist.LogNormal(torch.tensor(1.1, dtype=torch.float64), 0.3),
         )
     seen = {name: bp.Window.around(*PLACES[name], 40.0 if name == "three" else 15.0) for name in components}
-    return bp.Scene(image, likelihood=likelihood, sky=models.flat_sky(), windows=seen, **components)
+    return bp.Scene(image, likelihood=likelihood, sky=models.flat_sky(), windows=seen, **options, **components)
 
 
 # -- rendering
@@ -126,7 +126,19 @@ def test_gradient_information_and_hessian_are_exact(observed, likelihood):
     image = observed
     if likelihood == "poisson":
         image = bp.Image((observed.data + 50.0).clamp(min=0.0).round().numpy(), psf=kernel(), subtracted_sky=0.0)
-    posterior = Posterior(free_scene(image, likelihood))
+    check_derivatives(Posterior(free_scene(image, likelihood)), poisson=likelihood == "poisson")
+
+
+def test_gradient_information_and_hessian_are_exact_with_the_parameters_of_a_psf(observed):
+    image = bp.Image(observed.data.numpy(), sigma=1.0)
+    scene = free_scene(image, psf=models.moffat_psf(beta=3.0, q=0.9, theta=0.4))
+    posterior = Posterior(scene)
+    assert any(site.name.startswith("psf.") for site in posterior.sites)
+    check_derivatives(posterior)
+
+
+def check_derivatives(posterior: Posterior, *, poisson: bool = False) -> None:
+    """Gradient, information and Hessian where a fit would start, against differences."""
     z = posterior.initial()
     value, gradient, hessian = posterior.hessian(z)
     _, slope, information, _ = posterior.expansion(z)
@@ -144,7 +156,7 @@ def test_gradient_information_and_hessian_are_exact(observed, likelihood):
         return parameters(point, *posterior._forward.constants)["parameters"][0].flatten()
 
     jacobian = torch.stack([(parameter(z + step) - parameter(z - step)) / 2e-5 for step in steps])
-    weight = 1.0 if likelihood == "gaussian" else 1 / parameter(z)
+    weight = 1 / parameter(z) if poisson else 1.0
     expected = (jacobian * weight) @ jacobian.T
     root = expected.diagonal().sqrt()
     assert float(((information - expected) / torch.outer(root, root)).abs().max()) < 1e-6
