@@ -1,6 +1,7 @@
 """Probabilistic programming for galaxy images.
 
-An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model;
+An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model, and
+:func:`detect` makes one with a component for each object of an image;
 :mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result.
 Conventions: :mod:`bayesprof.grid`.
 """
@@ -8,13 +9,27 @@ Conventions: :mod:`bayesprof.grid`.
 from importlib import import_module
 from types import ModuleType
 
+from bayesprof.detecting import detect
+from bayesprof.detections import Detections
 from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
 from bayesprof.window import Window
 
-__all__ = ["Image", "PSFField", "Scene", "Window", "__version__", "inference", "models", "plots", "read_psfex"]
+__all__ = [
+    "Detections",
+    "Image",
+    "PSFField",
+    "Scene",
+    "Window",
+    "__version__",
+    "detect",
+    "inference",
+    "models",
+    "plots",
+    "read_psfex",
+]
 
 __version__ = "0.1.0"
 

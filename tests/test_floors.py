@@ -36,10 +36,18 @@ CORE = (
     "lattices",
     "surfaces",
     "rendering",
+    "window",
+    "placing",
+    "windows",
     "measurement",
     "seeing",
     "likelihood",
     "scene",
+    "background",
+    "blends",
+    "catalogue",
+    "detections",
+    "detecting",
 )
 """Modules of the core, lowest first: each may import those before it."""
 
