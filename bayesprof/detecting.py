@@ -48,7 +48,9 @@ def detect(
         Pixels above the threshold that an object must have.
     contrast : float or None
         Light above the saddle that a peak beside a brighter one must have to be an object of its own, as a part of the
-        light of both. None leaves touching objects together.
+        light of both. None leaves touching objects together. Bright knots and arms of a spiral count as peaks too; a
+        higher contrast keeps them in it, a lower one finds fainter neighbours. Objects without a saddle between them,
+        as two stars within the width of the smoothed PSF, stay one.
     background : number or array_like [ny, nx], optional
         Image units per pixel; measured outside the objects when left out.
     box : int, optional

@@ -26,8 +26,8 @@ from bayesprof.window import Window
 REACH = 0.03
 """Surface brightness at the edge of a window, in units of the noise of a pixel."""
 
-# Standard deviations of the priors of a scene: the fluxes and sizes of the catalogue are within a factor of 2.4 and 5.4
-# of the truth for 28 crowded galaxies, and within 1.1 and 1.4 where they don't overlap
+# Standard deviations of the priors of a scene: of 28 crowded galaxies on a simulated image, 27 are found, their fluxes
+# within a factor of 2.4 of the truth, half of them within 1.07, and their sizes within 5.4 and 1.28
 _LOG_FLUX = 1.0
 _LOG_R_EFF = 0.7
 
