@@ -1,6 +1,7 @@
 """Probabilistic programming for galaxy images.
 
-An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model;
+An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model, and
+:func:`detect` makes one with a component for each object of an image;
 :mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result.
 Conventions: :mod:`bayesprof.grid`.
 """
@@ -10,6 +11,8 @@ from types import ModuleType
 
 from bayesprof.blank_sky import noise_correlation
 from bayesprof.correlation import NoiseCorrelation
+from bayesprof.detecting import detect
+from bayesprof.detections import Detections
 from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
@@ -17,12 +20,14 @@ from bayesprof.scene import Scene
 from bayesprof.window import Window
 
 __all__ = [
+    "Detections",
     "Image",
     "NoiseCorrelation",
     "PSFField",
     "Scene",
     "Window",
     "__version__",
+    "detect",
     "inference",
     "likelihoods",
     "models",

@@ -321,6 +321,35 @@ dtype, device
             wcs=None if self.wcs is None else instrument.cut_wcs(self.wcs, rows, columns, owner),
         )
 
+    def masked(self, mask: Any) -> Image:
+        """Copy in which the pixels of `mask`, shape (ny, nx), are masked as well.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a mask of another shape, and when no pixel is left.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Image(np.ones((4, 5)), sigma=1.0).masked(np.eye(4, 5)).n_valid
+        16
+        """
+        owner = f"Image {self.name!r}"
+        more = checking.read_mask(mask, self.shape, "mask", owner)
+        joined = self.mask | torch.tensor(more, device=self.device)
+        if bool(joined.all()):
+            raise ValueError(
+                f"{owner}: all {joined.numel()} pixels would be masked; True means ignored: try masked(~mask)."
+            )
+        return self._with(
+            data=self.data.masked_fill(joined, 0.0),
+            sigma=None if self.sigma is None else self.sigma.masked_fill(joined, 1.0),
+            mask=joined,
+            valid=~joined,
+            n_valid=int((~joined).sum()),
+        )
+
     def _with(self, **changes: Any) -> Image:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__, **changes)

@@ -87,15 +87,15 @@ def _measured(data: np.ndarray, valid: np.ndarray) -> Measurement:
         float(x[peak] if abs(x0 - x[peak]) > 3 else x0),
         float(y[peak] if abs(y0 - y[peak]) > 3 else y0),
         float(_LIGHT_OUTSIDE * total),
-        _half_light_radius(weight, x - x[peak], y - y[peak], e1, e2),
+        half_light_radius(weight, x - x[peak], y - y[peak], e1, e2),
         (float(e1), float(e2)),
         sky,
         noise,
     )
 
 
-def _half_light_radius(weight: np.ndarray, dx: np.ndarray, dy: np.ndarray, e1: float, e2: float) -> float:
-    """Elliptical radius, along the major axis, that holds half of `weight`."""
+def half_light_radius(weight: np.ndarray, dx: np.ndarray, dy: np.ndarray, e1: float, e2: float) -> float:
+    """Elliptical radius, along the major axis, that holds half of `weight` at the offsets `dx`, `dy`; 0.5 at least."""
     e = float(np.hypot(e1, e2))
     q, theta = (1 - e) / (1 + e), 0.5 * np.arctan2(e2, e1)
     along, across = dx * np.cos(theta) + dy * np.sin(theta), -dx * np.sin(theta) + dy * np.cos(theta)

@@ -9,7 +9,7 @@ needs none of this: any function that draws with ``pyro.sample`` and returns lig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -80,7 +80,8 @@ class Component:
 
     `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword, or the PSF or the likelihood;
     `parameters`: what it takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what
-    follows from the parameters and is worth a row in a table.
+    follows from the parameters and is worth a row in a table; `found`: what is known of its object, None to measure the
+    image.
     """
 
     kind: str
@@ -88,12 +89,19 @@ class Component:
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    found: Measurement | None = None
+
+    def measured_as(self, found: Measurement) -> Component:
+        """This component about an object that was `found` before: its default priors and starting values come from
+        there, and not from what the image or a window of it has in its middle.
+        """
+        return replace(self, found=found)
 
     def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
-        """This component with its default priors from `image`, from a `window` of it where it has one: a Pyro model
-        function.
+        """This component with its default priors from what is known of its object, or from `image`, from a `window`
+        of it where it has one: a Pyro model function.
         """
-        found = measure(image, window)
+        found = self.found or measure(image, window)
         defaults = {name: parameter.default(found, image) for name, parameter in self.parameters.items()}
         sources = {name: self.given.get(name, default.prior) for name, default in defaults.items()}
         starts = {

@@ -49,6 +49,11 @@ CORE = (
     "contamination",
     "likelihood",
     "scene",
+    "background",
+    "blends",
+    "catalogue",
+    "detections",
+    "detecting",
 )
 """Modules of the core, lowest first: each may import those before it."""
 

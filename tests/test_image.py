@@ -367,3 +367,24 @@ def test_npy_files_are_read(tmp_path, data):
     image = Image.from_fits(tmp_path / "d.npy", sigma=tmp_path / "s.npy")
     np.testing.assert_array_equal(image.raw, data)
     assert float(image.sigma[0, 0]) == 0.5
+
+
+def test_masking_more_pixels_keeps_what_was_masked_and_everything_else():
+    data = np.arange(20.0).reshape(4, 5)
+    data[0, 1] = np.nan
+    image = Image(data, sigma=2.0, mask=np.isnan(data), name="r", zeropoint=25.0)
+    more = np.zeros((4, 5), dtype=bool)
+    more[2, 3] = True
+    masked = image.masked(more)
+    assert masked.n_valid == 18
+    assert masked.mask[0, 1]
+    assert masked.mask[2, 3]
+    assert float(masked.data[2, 3]) == 0.0
+    assert float(masked.sigma[2, 3]) == 1.0
+    assert (masked.name, masked.zeropoint) == ("r", 25.0)
+    assert image.n_valid == 19
+    assert float(image.data[2, 3]) == 13.0
+    with pytest.raises(ValueError, match="all 20 pixels would be masked"):
+        image.masked(np.ones((4, 5)))
+    with pytest.raises(ValueError, match="shape"):
+        image.masked(more.T)
