@@ -176,12 +176,11 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
-CALIBRATED = (
-    "sersic", pytest.param("gaussian", marks=pytest.mark.slow), "point_source", "plane_sky", "gaussian_psf",
-)  # fmt: skip
+CALIBRATED = ("sersic", "point_source", "plane_sky")
+SLOWER = ("gaussian", "gaussian_psf")
 
 
-@pytest.mark.parametrize("name", CALIBRATED)
+@pytest.mark.parametrize("name", [*CALIBRATED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
 def test_component_is_calibrated_with_the_default_method(name):
     calibration = calibrate(component_scene(name), simulations=128, seed=1, progress=False)
     assert calibration.verdict == "ok"
@@ -189,10 +188,8 @@ def test_component_is_calibrated_with_the_default_method(name):
     assert sum(calibration.flagged.values()) <= 2, calibration.flagged
 
 
-@pytest.mark.parametrize(
-    "likelihood",
-    [pytest.param(name, marks=pytest.mark.slow) for name in ("contaminated", "extra_noise")] + ["correlated"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["contaminated", "extra_noise", "correlated"])
 def test_likelihood_with_parameters_is_calibrated_with_the_default_method(likelihood):
     calibration = calibrate(component_scene("point_source", likelihood), simulations=64, seed=2, progress=False)
     assert calibration.verdict == "ok"

@@ -129,6 +129,7 @@ def test_gradient_information_and_hessian_are_exact(observed, likelihood):
     check_derivatives(Posterior(free_scene(image, likelihood)), poisson=likelihood == "poisson")
 
 
+@pytest.mark.slow
 def test_gradient_information_and_hessian_are_exact_with_the_parameters_of_a_psf(observed):
     image = bp.Image(observed.data.numpy(), sigma=1.0)
     scene = free_scene(image, psf=models.moffat_psf(beta=3.0, q=0.9, theta=0.4))
