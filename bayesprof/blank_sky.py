@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from bayesprof import checking
 from bayesprof.correlation import NoiseCorrelation, nearest
@@ -133,6 +133,8 @@ def _plane(data: np.ndarray, sigma: np.ndarray, sky: np.ndarray) -> np.ndarray:
 def _autocovariance(noise: np.ndarray, sky: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean product of the pairs of sky pixels at each distance up to the farthest, and the numbers of pairs."""
     counts = sky.astype(float)
+    from scipy import signal  # half a second that nothing else needs
+
     sums, pairs = (signal.fftconvolve(plane, plane[::-1, ::-1], mode="full") for plane in (noise, counts))
     ny, nx = noise.shape
     near = (slice(ny - 1 - _FARTHEST, ny + _FARTHEST), slice(nx - 1 - _FARTHEST, nx + _FARTHEST))

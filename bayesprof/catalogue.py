@@ -10,10 +10,9 @@ from astropy.table import Table
 from scipy import ndimage
 
 from bayesprof.image import Image
-from bayesprof.measurement import half_light_radius
+from bayesprof.measurement import R_EFF_OVER_SCALE, half_light_radius
 from bayesprof.window import Window
 
-_R_EFF_OVER_SCALE = 1.6783469900166605  # of the exponential profile: the solution of (1 + b) exp(-b) = 1/2
 _SMALLEST = 0.5  # pixels, half-light radius of what can't be told from a point
 _FLATTEST = 0.05  # axis ratio
 _AROUND = 10  # pixels around a segment in which the noise of the sky is read off
@@ -150,7 +149,7 @@ def windows_of(image: Image, segmentation: np.ndarray, table: Table, reach: floa
     windows = []
     for row in table:
         faintest, flux = reach * row["noise"], max(row["flux"], row["flux_error"])
-        scale = row["r_eff"] / _R_EFF_OVER_SCALE
+        scale = row["r_eff"] / R_EFF_OVER_SCALE
         centre = flux / (2 * np.pi * row["q"] * scale**2)
         along = scale * np.log(max(centre / faintest, 1.0))
         cos, sin = np.cos(row["theta"]), np.sin(row["theta"])

@@ -51,7 +51,13 @@ class Light:
 
 
 class Part(Light):
-    """One indivisible light."""
+    """One indivisible light.
+
+    Those of a class that is `stackable` may be rendered as one, with a batch of parameters: set it where a light of
+    your own takes batches.
+    """
+
+    stackable: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(())
@@ -73,6 +79,8 @@ class Part(Light):
 
 class Pointlike(Part, ABC):
     """A source without extent at (`x`, `y`) with total `flux`."""
+
+    stackable = True
 
     def __init__(self, x: Any, y: Any, flux: Any) -> None:
         super().__init__()

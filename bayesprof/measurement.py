@@ -14,6 +14,9 @@ from scipy import ndimage
 from bayesprof.image import Image
 from bayesprof.window import Window
 
+R_EFF_OVER_SCALE = 1.6783469900166605
+"""Half-light radius of an exponential disk over its scale length: the solution of (1 + b) exp(-b) = 1/2."""
+
 _SMOOTHING = 1.5  # pixels, standard deviation of the smoothing before detection
 _THRESHOLD = 3.0  # detection limit, in units of the noise of the smoothed image
 _LIGHT_OUTSIDE = 1.2  # total light over the light above the detection limit

@@ -46,6 +46,8 @@ class RadialProfile(Profile):
     4.9348
     """
 
+    stackable = True
+
     @staticmethod
     @abstractmethod
     def formula(radius: Tensor, *shape: Tensor) -> Tensor:

@@ -140,7 +140,8 @@ def together(sources: Sequence[Extended | Pointlike], *, most: int) -> Iterator[
     for alike in kinds.values():
         for start in range(0, len(alike), max(most, 1)):
             some = alike[start : start + max(most, 1)]
-            stack = stacked([sources[i] for i in some]) if len(some) > 1 else None
+            alone = len(some) == 1 or not sources[some[0]].stackable
+            stack = None if alone else stacked([sources[i] for i in some])
             yield from [([i], sources[i]) for i in some] if stack is None else [(some, stack)]
 
 

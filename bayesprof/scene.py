@@ -40,8 +40,9 @@ class Scene:
         returns a PSF (:mod:`bayesprof.psf`) or light made of profiles centred on (0, 0). Its sites are
         ``psf.parameter``.
     windows : mapping from names of components to Window, optional
-        The pixels in which a component has light: beyond them it is left out, and costs nothing. Its default priors
-        are measured there. Components without a window are rendered over the whole image.
+        The pixels in which a component has light, at least: each window is enlarged to one of a few squares, beyond
+        which the component is left out, and costs nothing. Its default priors are measured in the window itself.
+        Components without a window are rendered over the whole image.
     **components : functions
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
         keyword is the name, which goes before the names of the component's sites.

@@ -20,9 +20,7 @@ from bayesprof.rendering import Renderer, renderer_for
 from bayesprof.window import Window
 
 _SIDES = tuple(side << power for power in range(14) for side in (16, 24))
-"""Sides of the squares that windows are enlarged to: two for each factor of two, because a size more costs a graph of
-its own, and one of half as many pixels more saves half of its time at most.
-"""
+"""Sides of the squares that windows are enlarged to. They are few, because each costs a graph of its own."""
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,10 @@ class _Writer(BlockWriter):
         if not active or node.target in CONSTANT:
             return
         if node.target not in IN_WINDOWS and any(b.at for parent in active for b in self.tangent.get(parent, ())):
-            here = dict(self.tangent)
-            self.tangent.update({parent: self.whole(parent) for parent in active})
+            in_windows = {parent: self.tangent[parent] for parent in active if parent in self.tangent}
+            self.tangent.update({parent: self.whole(parent) for parent in in_windows})
             self._tangent_of(node)
-            tangent = self.tangent.get(node, ())
-            self.tangent = here | {node: tangent}
+            self.tangent.update(in_windows)
         else:
             self._tangent_of(node)
 

@@ -35,9 +35,8 @@ from torch import Tensor
 from bayesprof.grid import ellipse_from_axis_ratio, per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Extended, as_tensors
-from bayesprof.measurement import Measurement
+from bayesprof.measurement import R_EFF_OVER_SCALE, Measurement
 from bayesprof.models.component import Component, Default, Derived, Parameter, component, log_normal, number
-from bayesprof.models.exponential import R_EFF_OVER_SCALE
 from bayesprof.models.galaxy import FLUX, POSITION, R_EFF, THETA, fraction
 from bayesprof.models.vertical import vertical_brightness, vertical_transform
 
@@ -67,6 +66,8 @@ class EdgeOnDisk(Extended):
     """
 
     nodes_per_pixel: ClassVar[int] = 8
+
+    stackable = True
 
     def __init__(
         self, x: Any, y: Any, flux: Any, scale_length: Any, thickness: Any, sech_power: Any, theta: Any

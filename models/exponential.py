@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprof.measurement import R_EFF_OVER_SCALE
 from bayesprof.models.component import Component
 from bayesprof.models.galaxy import galaxy
 from bayesprof.models.half_light import HalfLightProfile
-
-R_EFF_OVER_SCALE = 1.6783469900166605
-"""Half-light radius over scale length: the solution of (1 + b) exp(-b) = 1/2."""
 
 
 class Exponential(HalfLightProfile):

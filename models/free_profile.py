@@ -28,14 +28,13 @@ from torch import Tensor
 
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
-from bayesprof.measurement import Measurement
+from bayesprof.measurement import R_EFF_OVER_SCALE, Measurement
 from bayesprof.models.component import Axis, Default, Parameter, is_prior
 from bayesprof.models.matern import matern_factor
 
 _CUT = 2.0  # in units of the last knot
 _INNERMOST, _OUTERMOST = 0.1, 5.0  # default knots, in measured half-light radii
 SD, LENGTH = 2.0, 2.0  # of the default prior, in ln of brightness and of radius
-_B_EXPONENTIAL = 1.6783469900166605  # half-light radius of an exponential disk over its scale length
 
 
 def radial_basis(radius: Tensor, knots: Tensor) -> Tensor:
@@ -165,7 +164,7 @@ def _brightness_of(knots: Any, count: int) -> Callable[[Measurement, Image], Def
 def log_exponential(radii: Tensor, found: Measurement) -> Tensor:
     """Logarithm of the surface brightness of an exponential disk as large and bright as what was measured."""
     size = math.hypot(*found.ellipticity)
-    length = found.r_eff / _B_EXPONENTIAL
+    length = found.r_eff / R_EFF_OVER_SCALE
     peak = found.flux / (2 * math.pi * length**2 * (1 - size) / (1 + size))
     return math.log(peak) - radii / length
 

@@ -67,6 +67,8 @@ class GaussianEllipsoid(Profile):
     >>> galaxy = models.GaussianEllipsoid(30.0, 40.0, 100.0, 5.0, 0.8, 0.6, 0.3, 0.5, 1.0)
     """
 
+    stackable = True
+
     def __init__(
         self,
         x: Any,

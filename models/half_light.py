@@ -12,6 +12,8 @@ class HalfLightProfile(Profile):
     parameters are those of :class:`bayesprof.light.Profile`.
     """
 
+    stackable = True
+
     def __init__(
         self, x: Any, y: Any, flux: Any, r_eff: Any, *, q: Any = None, theta: Any = None, ellipticity: Any = None
     ) -> None:

@@ -63,6 +63,8 @@ class InclinedDisk(Extended):
 
     nodes_per_pixel: ClassVar[int] = 3
 
+    stackable = True
+
     def __init__(
         self, x: Any, y: Any, flux: Any, scale_length: Any, thickness: Any, cos_inclination: Any, theta: Any
     ) -> None:

@@ -59,6 +59,8 @@ class Moffat(Profile):
     >>> star = models.Moffat(30.0, 40.0, 100.0, 2.0, 2.5, q=0.9, theta=0.3)
     """
 
+    stackable = True
+
     def __init__(
         self,
         x: Any,

@@ -49,6 +49,8 @@ class MultiGaussian(Profile):
     >>> galaxy = models.MultiGaussian(30.0, 40.0, [50.0, 30.0, 20.0], [1.0, 2.5, 6.0], q=0.7, theta=0.3)
     """
 
+    stackable = True
+
     def __init__(
         self,
         x: Any,

@@ -64,6 +64,8 @@ class Sersic(Profile):
     >>> galaxy = models.Sersic(30.0, 40.0, 100.0, 5.0, 2.5, q=0.7, theta=0.3)
     """
 
+    stackable = True
+
     def __init__(
         self,
         x: Any,

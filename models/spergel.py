@@ -53,6 +53,8 @@ class Spergel(Profile):
     >>> galaxy = models.Spergel(30.0, 40.0, 100.0, 5.0, -0.3, q=0.7, theta=0.3)
     """
 
+    stackable = True
+
     def __init__(
         self,
         x: Any,

@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import bayesprof as bp
 from bayesprof import models
-from bayesprof.light import Light, stacked
+from bayesprof.light import Light, Profile, stacked
 from bayesprof.lookup import look_up
 from bayesprof.models.sersic import sersic_table, sersic_transform
 from bayesprof.rendering import Renderer, renderer_for
@@ -559,3 +559,20 @@ def test_only_lights_that_differ_in_numbers_alone_are_stacked():
     assert stacked([one, models.Sersic(torch.tensor([3.0, 4.0]), 3.0, 5.0, 2.0, 1.0)]) is None
     splines = [models.Spline(3.0, 4.0, [3.0, 2.0, 1.0], [1.0, 2.0, last]) for last in (4.0, 5.0)]
     assert stacked(splines) is None
+
+
+def test_lights_that_do_not_say_that_they_take_batches_are_rendered_one_by_one():
+    class Cored(Profile):
+        """Written for single numbers."""
+
+        def transform(self, wavenumber_squared: Tensor) -> Tensor:
+            assert self.radius.ndim == 0
+            return torch.exp(-wavenumber_squared)
+
+        def brightness(self, radius_squared: Tensor) -> Tensor:
+            assert self.radius.ndim == 0
+            return torch.exp(-radius_squared / 4) / (4 * math.pi)
+
+    render = renderer_for(bp.Image(np.zeros((21, 25)), psf=np.ones((3, 3))))
+    one, two = Cored(9.0, 8.0, 3.0, 1.5), Cored(14.0, 12.0, 5.0, 2.0)
+    torch.testing.assert_close(render(one + two), render(one) + render(two), rtol=1e-11, atol=1e-12)

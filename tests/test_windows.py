@@ -186,7 +186,7 @@ def test_jacobian_is_made_in_the_windows_alone(observed):
     assert most < 8 * SHAPE[0] * SHAPE[1] * 4  # 22 images of everything, if each parameter had one
 
 
-def test_fit_recovers_what_was_simulated_and_the_fit_without_windows(observed):
+def test_fit_recovers_what_was_simulated(observed):
     fit = inference.lm(free_scene(observed))
     assert fit.converged, fit.message
     truths = {"one": 500.0, "two": 900.0}
