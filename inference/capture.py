@@ -138,6 +138,18 @@ def capture(
     return _constants_apart(graph, inputs)
 
 
+def without_writes(captured: Captured, example: Tensor) -> fx.GraphModule:
+    """The graph of `captured`, in which no operation writes into a tensor that another made."""
+    graph = captured.graph
+    if not any(writes(node) for node in graph.graph.nodes):
+        return graph
+    with unchecked(), _without_traces(), _known_by_shape():
+        functional: fx.GraphModule = make_fx(torch.func.functionalize(graph))(
+            example.detach().clone(), *captured.constants
+        )
+    return functional
+
+
 def _make_lean(graph: fx.GraphModule, differentiable: bool) -> None:
     write_apart(graph)
     remove_zeros(graph, set() if differentiable else vanishing(graph))

@@ -18,20 +18,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
+from torch.utils._pytree import tree_flatten, tree_map
 
-from bayesprof.inference.capture import Captured, capture, interpreted
+from bayesprof.inference.capture import Captured, capture, interpreted, without_writes
 from bayesprof.inference.derived import DERIVED, DIFFERENTIATED, swapped
+from bayesprof.inference.native import Compiled, CompilerError
 from bayesprof.inference.real_pairs import in_real_arithmetic
 from bayesprof.inference.threads import one_thread, side_by_side
 
 _CALLS_BEFORE_CAPTURE = 64  # a capture takes the time that about this many calls lose by being direct
-_WORTH_COMPILING = 150.0  # seconds of captured evaluations: a compilation takes 40 and saves up to two fifths
+_COMPILE_NODE = 6e-3  # seconds that a compilation takes for each operation of a graph
+_WORTH_COMPILING = 2.0  # times that, of captured evaluations: it saves a half of them, or more
 # points evaluated in one batch: until more only cost memory, and leave cores without work
 _MOST_TOGETHER, _ELEMENTS_TOGETHER = 32, 2**18
 _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU = 4096, 2**28
 _WORTH_A_THREAD = 2**16  # elements of the largest array, from which on two threads' batches cost less than one
 _SHARED_MODELS = 16  # models whose derived functions are kept
+
+
+_AGREEMENT = 2**26  # times the rounding of one operation: by how much what is compiled may differ
+_Binding = Callable[[tuple[Tensor, ...]], Callable[[Tensor], Any]]  # constants to a function
 
 
 class Functions:
@@ -45,13 +53,11 @@ class Functions:
         self.size = size
         self._shared = _shared_by(forward, size, all_known)
         self._bound: dict[tuple[str, int], Callable[[Tensor], Any]] = {}
-        self._compiled: set[tuple[str, int]] = set()
 
     def with_data(self, forward: Captured) -> Functions:
         """The same functions over other data, given the forward graph over them."""
         other = object.__new__(Functions)
         other.forward, other.size, other._shared, other._bound = forward, self.size, self._shared, {}
-        other._compiled = set()
         return other
 
     def __call__(self, name: str, batches: Sequence[Tensor]) -> list[Any]:
@@ -72,8 +78,6 @@ class Functions:
 
     def together(self, name: str, count: int) -> int:
         """Number of points in each of the batches that `count` points are cut into."""
-        if (name, count) in self._compiled:
-            return count
         largest = max(self.forward.largest, 1)
         if any(constant.device.type != "cpu" for constant in self.forward.constants):
             return max(1, min(count, _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU // largest))
@@ -100,22 +104,19 @@ class Functions:
         (`compile` "auto") or is asked for (True). What others have had compiled is used on the same terms only, so
         that results don't depend on what was run before.
         """
-        self._compiled.discard((name, len(example)))
         size, shared = self.together(name, len(example)), self._shared
         key = (name, size)
         calls *= math.ceil(len(example) / size)
         if compile is not True and calls <= _CALLS_BEFORE_CAPTURE and key not in shared.captured:
+            self._bound.pop(key, None)
             return
-        if compile is not True:
-            captured = shared.capture(key, example[:size], self.forward.constants)
-            self._bound[key] = shared.bind(key, example[:size], self.forward.constants, compiled=False)
-            if compile is False or calls * captured.seconds <= _WORTH_COMPILING:
-                return
-        # compiled code holds Python's lock: one batch of all points, then
-        key = (name, len(example))
-        shared.compile(key, example, shared.capture(key, example, self.forward.constants))
-        self._bound[key] = shared.bind(key, example, self.forward.constants, compiled=True)
-        self._compiled.add(key)
+        constants = self.forward.constants
+        captured = shared.capture(key, example[:size], constants)
+        cost = _COMPILE_NODE * len(captured.graph.graph.nodes)
+        wanted = compile is True or (compile == "auto" and calls * captured.seconds > _WORTH_COMPILING * cost)
+        if wanted:
+            shared.compile(key, example[:size], captured)
+        self._bound[key] = shared.bind(key, example[:size], constants, compiled=wanted)
 
 
 class _Shared:
@@ -128,7 +129,7 @@ class _Shared:
         self.calls: Counter[tuple[str, int]] = Counter()
         self.captured: dict[tuple[str, int], Captured] = {}
         self.interpreted: dict[tuple[str, int], Callable[..., Any]] = {}
-        self.compiled: dict[tuple[str, int], Callable[..., Any]] = {}
+        self.compiled: dict[tuple[str, int], _Binding] = {}
 
     def part(self, name: str, *, differentiable: bool) -> fx.GraphModule:
         """One of the values that the forward graph returns, as a function of its own."""
@@ -163,34 +164,53 @@ class _Shared:
         if key in self.compiled:
             return
         try:
-            with warnings.catch_warnings(), torch.inference_mode():
-                # what is left of complex operations, around the transforms, is the library's
-                warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
-                warnings.filterwarnings("ignore", message="`torch.jit")  # torch's own use of it
-                compiled = torch.compile(in_real_arithmetic(captured.graph))
-                compiled(torch.zeros_like(example), *captured.constants)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            on_cpu = all(constant.device.type == "cpu" for constant in (example, *captured.constants))
+            self.compiled[key] = _as_loops(captured, example) if on_cpu else _by_torch(captured, example)
+        except (CompilerError, TorchDynamoException, InductorError) as error:
             reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"torch.compile failed ({reason}); going on without it, more slowly", stacklevel=3)
-            return
-        self.compiled[key] = compiled
+            warnings.warn(f"compilation failed ({reason}); going on without it, more slowly", stacklevel=3)
 
     def bind(
         self, key: tuple[str, int], example: Tensor, constants: tuple[Tensor, ...], *, compiled: bool
     ) -> Callable[[Tensor], Any]:
         """The captured function of one posterior, as it was compiled where that is wanted and was possible."""
         captured = self.capture(key, example, constants).with_inputs(constants)
-        run = self.compiled.get(key) if compiled else None
-        if run is None:
+        if compiled and key in self.compiled:
+            run = self.compiled[key](captured.constants)
+        else:
             if key not in self.interpreted:
                 self.interpreted[key] = interpreted(captured, example)
-            run = self.interpreted[key]
+            run = partial(swapped, self.interpreted[key], captured.constants)
 
         def function(z: Tensor) -> Any:
             with torch.inference_mode():
-                return run(z, *captured.constants)
+                return run(z)
 
         return function
+
+
+def _as_loops(captured: Captured, example: Tensor) -> _Binding:
+    """Compiled to machine code, which has to give what the graph gives: compilers have faults as well."""
+    compiled = Compiled(without_writes(captured, example))
+    generator = torch.Generator().manual_seed(0)
+    point = 0.1 * torch.randn(example.shape, dtype=example.dtype, generator=generator)
+    with torch.inference_mode():
+        wanted, found = (tree_flatten(run(point))[0] for run in (captured, compiled.bind(captured.constants)))
+    for one, other in zip(found, wanted, strict=True):
+        bound = _AGREEMENT * torch.finfo(other.dtype).eps * other.abs().nan_to_num(0.0, 0.0, 0.0).max()
+        if not torch.allclose(one, other, rtol=0.0, atol=float(bound), equal_nan=True):
+            raise CompilerError("what was compiled doesn't give what its graph gives, a fault of the compiler's")
+    return compiled.bind
+
+
+def _by_torch(captured: Captured, example: Tensor) -> _Binding:
+    with warnings.catch_warnings(), torch.inference_mode():
+        # what is left of complex operations, around the transforms, is the library's
+        warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
+        warnings.filterwarnings("ignore", message="`torch.jit")  # torch's own use of it
+        compiled = torch.compile(in_real_arithmetic(captured.graph))
+        compiled(torch.zeros_like(example), *captured.constants)
+    return lambda constants: partial(swapped, compiled, constants)
 
 
 _models: OrderedDict[Any, _Shared] = OrderedDict()
