@@ -7,7 +7,7 @@ the four one-dimensional passes of the two Fourier transforms (there and back) o
 of every plane that can't be done without: of the PSF's transform (2), of the profile's amplitude and of its
 derivatives in wavenumber and in n (3), of the shifted spectrum and of the adjoint one (4), and of data, noise and
 mask (3, on the pixels of the image). "direct" runs the model's captured forward graph under torch.func, "captured" is
-the graph of value and gradient itself, as the samplers use it, "compiled" the same through torch.compile. Below the
+the graph of value and gradient itself, as the samplers use it, "compiled" the same compiled. Below the
 table is what LM and importance sampling are made of: an expansion (the Jacobian of 7 images, information and
 gradient), and a density, in batches as large as they are taken.
 """

@@ -17,7 +17,7 @@ from bayesprof.inference.information import counted
 from bayesprof.inference.posterior import PREDICTIVE_DRAWS, Posterior
 from bayesprof.inference.verdict import Verdict, judge
 
-_TOGETHER = 32  # draws whose pointwise values are held at once
+TOGETHER = 32  # draws whose pointwise values are held at once
 POINTWISE_VALUES = 5_000_000
 """Values of log_likelihood kept per observed site; draws are thinned evenly to stay below."""
 
@@ -153,7 +153,7 @@ def _pointwise(
     chains = draws.shape[0]
     keep = _thinned(draws, max(chains, POINTWISE_VALUES // max(largest, 1)))
     rows: dict[str, list[np.ndarray]] = {name: [] for name in nodes}
-    for z in keep.reshape(-1, posterior.size).split(_TOGETHER):
+    for z in keep.reshape(-1, posterior.size).split(TOGETHER):
         for name, value in posterior.pointwise(z).items():
             rows[name].append(_numpy(value)[(slice(None), *_where(counts[name]))].astype(np.float32))
     stacked = {name: np.concatenate(row) for name, row in rows.items()}

@@ -18,7 +18,7 @@ from bayesprof.inference.posterior import Posterior
 
 _SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
-_FEW = 12  # parameters, up to which two gradients for each cost less than the Hessian's graph does once
+FEW = 12  # parameters, up to which two gradients for each cost less than the Hessian's graph does once
 _AT_MAXIMUM = 1e-4  # Newton decrement of an end within a hundredth of a standard deviation of the maximum
 
 
@@ -339,7 +339,7 @@ def _whitened_hessian(target: Density, z: Tensor, factor: Tensor) -> tuple[Tenso
     derivative.
     """
     directions = torch.linalg.solve_triangular(factor.T, torch.eye(len(z), dtype=z.dtype, device=z.device), upper=True)
-    if len(z) > _FEW:
+    if len(z) > FEW:
         value, gradient, curvature = target.hessian(z)
         hessian, log_density = directions.T @ curvature @ directions, float(value)
     else:

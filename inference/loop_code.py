@@ -19,8 +19,8 @@ _APART = "__attribute__((noipa))"
 class Code:
     """Source of a plan's loops, and where in memory they find their arrays.
 
-    `text` has a function for each stage, ``stage_N(void* const* p)``; p[0] is memory of `bytes`, then come the arguments
-    of the graph and the results of the library's operations.
+    `text` has a function for each stage, ``stage_N(void* const* p)``; p[0] is memory of `bytes`, then come the
+    arguments of the graph and the results of the library's operations.
     """
 
     def __init__(self, plan: Plan) -> None:

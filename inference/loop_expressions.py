@@ -62,11 +62,13 @@ def expression(target: Any, args: Sequence[Value], kwargs: dict[str, Any], dtype
         return f"({args[0]} ? {chosen} : {other})"
     if target in CASTS:
         return cast(args[0], dtypes[0], dtype)
-    numbers = [cast(arg, here, dtype) if here is not None else arg for arg, here in zip(args, dtypes, strict=True)]
-    if dtype.is_complex:
-        return _COMPLEX[target](dtype, *args if target == _ATEN.complex.default else numbers, **kwargs)
     if target in PARTS:
         return args[0][args[1]]
+    if target == _ATEN.complex.default:
+        return tuple(args)
+    numbers = [cast(arg, here, dtype) if here is not None else arg for arg, here in zip(args, dtypes, strict=True)]
+    if dtype.is_complex:
+        return _COMPLEX[target](dtype, *numbers, **kwargs)
     return _REAL[target](dtype, *numbers, **kwargs)
 
 
@@ -82,8 +84,11 @@ def known(target: Any, dtypes: Sequence[Any], dtype: Any, kwargs: dict[str, Any]
         return not any(here is not None and here.is_complex for here in dtypes)
     if target == _ATEN.where.self:
         return dtypes[0] == torch.bool
+    if target == _ATEN.complex.default:
+        return all(here is not None and here.to_complex() == dtype for here in dtypes)
     if dtype.is_complex:
-        return target in _COMPLEX
+        # sums with numbers are rare
+        return target in _COMPLEX and (None not in dtypes or target in _PRODUCTS)
     if any(here is not None and here.is_complex for here in dtypes):
         return target in PARTS
     if target in _ARITHMETIC:
@@ -195,6 +200,10 @@ _ARITHMETIC: dict[Any, Callable[..., str]] = {
     _ATEN.clamp_min.default: _clamped,
     _ATEN.clamp_max.default: lambda dtype, a, high: _clamped(dtype, a, None, high),
 }
+_FUNCTIONS = (
+    "exp", "log", "log1p", "expm1", "sin", "cos", "tan", "acos", "asin", "atan", "atan2", "tanh", "sinh", "cosh",
+    "lgamma", "erf", "erfc", "floor", "ceil",
+)  # fmt: skip
 _REAL: dict[Any, Callable[..., str]] = {
     **_ARITHMETIC,
     _ATEN.div.Tensor: lambda dtype, a, b: f"{_number(dtype, a)} / {_number(dtype, b)}",
@@ -220,31 +229,7 @@ _REAL: dict[Any, Callable[..., str]] = {
     _ATEN.minimum.default: lambda dtype, a, b: f"smaller({a}, {b})",
     _ATEN.xlogy.Tensor: lambda dtype, a, b: f"xlogy({a}, {b})",
     _ATEN.abs.default: _function("fabs"),
-    **{
-        getattr(_ATEN, name).default: _function(name)
-        for name in (
-            "exp",
-            "log",
-            "log1p",
-            "expm1",
-            "sin",
-            "cos",
-            "tan",
-            "acos",
-            "asin",
-            "atan",
-            "atan2",
-            "tanh",
-            "sinh",
-            "cosh",
-            "lgamma",
-            "erf",
-            "erfc",
-            "floor",
-            "ceil",
-        )  # fmt: skip
-    },
-    **{part: lambda dtype, a, which: a[which] for part in PARTS},
+    **{getattr(_ATEN, name).default: _function(name) for name in _FUNCTIONS},
 }
 
 
@@ -273,6 +258,7 @@ def _negative(part: str | None) -> str | None:
     return None if part is None else f"-{part}"
 
 
+_PRODUCTS = (_ATEN.mul.Tensor, _ATEN.mul.Scalar)
 _COMPLEX: dict[Any, Callable[..., Value]] = {
     _ATEN.add.Tensor: _plus("+"),
     _ATEN.sub.Tensor: _plus("-"),
@@ -281,7 +267,6 @@ _COMPLEX: dict[Any, Callable[..., Value]] = {
     _ATEN.neg.default: lambda dtype, a: (f"-{a[0]}", _negative(a[1])),
     _ATEN._conj.default: lambda dtype, a: (a[0], _negative(a[1])),
     _ATEN.conj_physical.default: lambda dtype, a: (a[0], _negative(a[1])),
-    _ATEN.complex.default: lambda dtype, real, imag: (real, imag),
 }
-OPERATIONS = {*_COMPARISONS, *_TRUTH, _ATEN.where.self, *CASTS, *_REAL, *_COMPLEX} - set(PARTS)
+OPERATIONS = {*_COMPARISONS, *_TRUTH, _ATEN.where.self, _ATEN.complex.default, *CASTS, *_REAL, *_COMPLEX}
 """All that :func:`expression` may know."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from bayesprof.inference.loop_expressions import CASTS, OPERATIONS, PARTS, known
 
@@ -114,8 +114,8 @@ class External:
 
 
 class View(NamedTuple):
-    """A tensor's layout (`tensor`, without data) in the contiguous array that `source` makes or is, and the `changes` of
-    shape that led there.
+    """A tensor's layout (`tensor`, without data) in the contiguous array that `source` makes or is, and the `changes`
+    of shape that led there.
     """
 
     source: Item | Made | External | Buffer
@@ -143,7 +143,7 @@ class View(NamedTuple):
         return buffer.numel if isinstance(buffer, Buffer) and buffer.dtype == self.tensor.dtype else -1
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A graph that can't be written as loops."""
 
 
@@ -156,7 +156,7 @@ def squeezed(shape: Sequence[int]) -> Shape:
 
 
 def runs(shape: Sequence[int], finer: Shape) -> list[list[int]] | None:
-    """For each axis of `shape` longer than 1, the consecutive axes of `finer` that make it up; None where they don't."""
+    """For each axis of `shape` longer than 1, the consecutive axes of `finer` that make it up; None where none do."""
     found, place = [], 0
     for size in squeezed(shape):
         run: list[int] = []
@@ -217,7 +217,7 @@ class Plan:
                 self._delay = 0
                 self.outputs = [self._kept(self._of[output], LAST, LAST) for output in outputs]
             else:
-                raise Unsupported(f"{node.op} {node.target}")
+                raise UnsupportedError(f"{node.op} {node.target}")
 
     def _latest(self, graph: fx.GraphModule) -> dict[fx.Node, int]:
         """Last stage in which each node can be made without its users having to wait."""
@@ -318,11 +318,12 @@ class Plan:
         shape = tuple(shape)
         views = [operand for operand in operands if isinstance(operand, View)]
         stage = max([self._delay, *(_ready(view.source) for view in views), *(other.stage for other in after)])
-        joined = [view.source for view in views if self._joins(view, shape, stage) and view is not apart and not alone]
-        loop = max(joined, key=lambda item: item.level).loop if joined else self._favourite(views, shape)
+        joined = [view for view in views if self._joins(view, shape, stage) and view is not apart and not alone]
+        highest = max(joined, key=lambda view: view.source.level, default=None)
+        loop = self._favourite(views, shape) if highest is None else highest.source.loop
         level = max([0, *(other.level + 1 for other in after if other.stage == stage)])
         for view in views:
-            shares = view is not apart and view.source in joined and view.source.loop == loop
+            shares = any(view is other for other in joined) and view.source.loop == loop
             level = max(level, view.source.level if shares else self._after(view, stage, again=view is not apart))
         item = Item(
             kind, target, shape, dtype, stage, level, loop, [], operands, alone=len(self.items) + 1 if alone else 0,
@@ -476,7 +477,7 @@ class Plan:
             return value
 
         if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:
-            raise Unsupported(f"{node.target} writes into its argument")
+            raise UnsupportedError(f"{node.target} writes into its argument")
         args, kwargs = fx.node.map_arg(node.args, kept), fx.node.map_arg(dict(node.kwargs), kept)
         value = node.meta.get("val")
         # several results, which getitem takes apart, have no layout

@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
 from bayesprof.inference.loop_code import Code
-from bayesprof.inference.loops import Buffer, External, Plan, Unsupported, View
+from bayesprof.inference.loops import Buffer, External, Plan, UnsupportedError, View
 
 _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno",
@@ -44,7 +44,7 @@ class Compiled:
     def __init__(self, graph: fx.GraphModule) -> None:
         try:
             self.plan = Plan(graph)
-        except Unsupported as error:
+        except UnsupportedError as error:
             raise CompilerError(f"the graph can't be written as loops: {error}") from error
         self.code = Code(self.plan)
         library = _library(self.code.text)
@@ -169,8 +169,9 @@ def _library(text: str) -> ctypes.CDLL:
     Raises CompilerError where that can't be.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if not compiler:
-        raise CompilerError("no C++ compiler found (g++, clang++ or what the environment variable CXX names)")
+    if not compiler or not shutil.which(compiler):
+        tried = compiler or "g++, clang++ or c++"
+        raise CompilerError(f"no C++ compiler found: {tried}; install one, or name one in the environment variable CXX")
     error = ""
     for options in (("-DVECTOR_MATH",), ()):
         link = ("-lmvec", "-lm") if options else ("-lm",)

@@ -51,7 +51,7 @@ def nuts(
         Acceptance rate that step sizes are adapted to, between 0 and 1. In whitened coordinates 0.6 gives twice the
         effective draws per gradient of 0.7, whose smaller steps cost a further doubling of most trajectories.
     compile : "auto" or bool
-        Compile the gradient with torch.compile; "auto": where the work repays it.
+        Compile the gradient (:meth:`Posterior.prepare`); "auto": where the work repays it.
     checkpoint : path, optional
         An HDF5 file that keeps an unfinished run (:mod:`bayesprof.inference.checkpoint`). With the file of a run that
         was stopped, by Ctrl-C or kill -9, the same call goes on to the same draws as if nothing had happened; with

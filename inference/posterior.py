@@ -211,9 +211,11 @@ class Posterior:
     def prepare(self, name: str, *, batch: int, calls: int, compile: bool | str = "auto") -> None:
         """Get ready for many calls of one of the functions above with `z` of shape ``(batch, D)``.
 
-        Captures it where that many `calls` repay it; compiles it with torch.compile, which takes 10 to 60 seconds,
-        where they repay that (`compile` "auto"), or in any case (True). The results are the same to rounding. Where
-        this machine can't compile (no C++ compiler) there is a warning, and the captured graph is used.
+        Captures it where that many `calls` repay it; compiles it, which takes seconds
+        (:mod:`bayesprof.inference.native`; by torch.compile, and a minute, on a GPU), where they repay that (`compile`
+        "auto"), or in any case (True). The results are the same to rounding. What was compiled is kept on disk, for
+        other processes as well. Where this machine can't compile (no C++ compiler) there is a warning, and the
+        captured graph is used.
         """
         self._functions.prepare(name, self._example.expand(batch, -1), calls=calls, compile=compile)
 

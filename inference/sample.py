@@ -10,6 +10,7 @@ from typing import Any
 import arviz as az
 
 from bayesprof.inference.chains import WARMUP, check_run
+from bayesprof.inference.export import TOGETHER
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import CHAINS, importance, importance_result, spread
 from bayesprof.inference.laplace import laplace_evidence, student_t
@@ -101,11 +102,13 @@ def sample(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
     with one_thread():
-        fit = fitted(posterior, init, seed, starts=starts)
+        fit = fitted(posterior, init, seed, starts=starts, compile=compile is True)
         refused = f"the fit failed: {fit.message}"
         if fit.converged:
             whitened = whitened_at(posterior, fit)
             proposed = student_t(whitened, proposals, seed)
+            if compile is True:
+                posterior.prepare("pointwise", batch=TOGETHER, calls=1, compile=True)
             weighted = importance(posterior, *proposed, progress=progress, compile=compile)
             widths = spread(posterior, weighted)
             found = (

@@ -54,7 +54,9 @@ SCENES = {
         galaxy=models.moffat(), other=models.king(),
     ),
     "drawn PSF": lambda: bp.Scene(image_of(), psf=models.moffat_psf(), **galaxies()),
-    "surfaces": lambda: bp.Scene(image_of(), sky=models.plane_sky(), galaxy=models.shaped(models.sersic(), models.boxiness())),
+    "surfaces": lambda: bp.Scene(
+        image_of(), sky=models.plane_sky(), galaxy=models.shaped(models.sersic(), models.boxiness())
+    ),
     "windows": lambda: bp.Scene(
         image_of(), windows={"galaxy": bp.Window.around(21, 15, 12), "other": bp.Window.around(9, 25, 12)},
         sky=models.flat_sky(), galaxy=models.sersic(), other=models.sersic(x=9.0, y=25.0),
@@ -78,8 +80,13 @@ def largest_difference(found, expected):
     return max(differences)
 
 
+OFTEN = ("sersic", "no PSF", "windows", "likelihood with parameters")
+
+
 @needs_compiler
-@pytest.mark.parametrize("scene", list(SCENES))
+@pytest.mark.parametrize(
+    "scene", [scene if scene in OFTEN else pytest.param(scene, marks=pytest.mark.slow) for scene in SCENES]
+)
 def test_functions_of_scenes_are_those_of_their_graphs(scene):
     posterior = inference.Posterior(SCENES[scene]())
     functions = posterior._functions
@@ -181,6 +188,7 @@ def test_operations_that_differ_by_an_option_are_not_confused():
 def shapes_changed(z):
     turned = z.transpose(0, 2)
     flat = (turned * 2).reshape(-1)
+    square = (z[0] @ z[1].mT) * 2 + 1
     parts = torch.split(z, [2, 3], dim=1)
     rows = torch.stack([row.sum(0) for row in z.unbind(0)], dim=-1)
     return (
@@ -190,6 +198,7 @@ def shapes_changed(z):
         z[1, ::2].exp(),
         turned[2].sum(),
         z.sum((0, 2), keepdim=True),
+        square.mT - square,
     )
 
 
@@ -207,7 +216,8 @@ def added_at_places(z):
 
 def put_inside(z):
     return (
-        aten.slice_backward.default(z * 2, [4, 9, 6], 1, 2, 7, 1), aten.select_backward.default(z[0] + 1, list(z.shape), 0, -1),
+        aten.slice_backward.default(z * 2, [4, 9, 6], 1, 2, 7, 1),
+        aten.select_backward.default(z[0] + 1, list(z.shape), 0, -1),
         aten.slice_scatter.default(z.exp(), z[:, 1:3], 1, 2, 4), aten.select_scatter.default(z, z[:, 0].sin(), 1, 3),
     )  # fmt: skip
 
