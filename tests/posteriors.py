@@ -242,6 +242,15 @@ def _priors(*names: str) -> dict[str, Any]:
     return {name: priors[name] for name in names}
 
 
+def _bright(*names: str) -> dict[str, Any]:
+    """Those priors for seven times the light, in which the data and not the priors hold what makes up a profile."""
+    brighter = {
+        "flux": dist.LogNormal(double(8.5), 0.5),
+        "surface_brightness": dist.LogNormal(double(4.5), 0.5),
+    }
+    return {name: brighter.get(name, prior) for name, prior in _priors(*names).items()}
+
+
 _THETA = dist.Normal(double(0.6), 0.3)  # of one peak: with that of all directions, so has the posterior of a flat disk
 
 
@@ -251,7 +260,7 @@ def _around(mean: Tensor) -> Any:
 
 def _disk(*shapes: Any, **held: Any) -> Any:
     """A bright exponential in those shapes, which little light would hardly show."""
-    bright = {"flux": dist.LogNormal(double(8.0), 0.3), **held}
+    bright = {**_bright("flux"), **held}
     return models.shaped(
         models.exponential(**_priors("x", "y"), r_eff=dist.LogNormal(double(1.4), 0.2), **bright), *shapes
     )
@@ -268,24 +277,24 @@ COMPONENTS = {
     "de_vaucouleurs": models.de_vaucouleurs(**_priors("x", "y", "flux", "r_eff")),
     "gaussian": models.gaussian(**_priors("x", "y", "flux", "r_eff")),
     "moffat": models.moffat(**_priors("x", "y", "flux", "r_eff", "beta")),
-    "edge_on_disk": models.edge_on_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "inclined_disk": models.inclined_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "bulge_disk": models.bulge_disk(**_priors("x", "y", "flux", "disk_r_eff")),
-    "bulge_disk_bar": models.bulge_disk_bar(**_priors("x", "y", "flux", "disk_r_eff")),
-    "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_priors("x", "y", "flux", "r_eff", "n"))),
-    "bar": models.bar(**_priors("x", "y", "flux", "r_eff", "r_out"), n=0.5, width_out=1.5, theta=_THETA),
+    "edge_on_disk": models.edge_on_disk(**_bright("x", "y", "flux", "scale_length"), theta=_THETA),
+    "inclined_disk": models.inclined_disk(**_bright("x", "y", "flux", "scale_length"), theta=_THETA),
+    "bulge_disk": models.bulge_disk(**_bright("x", "y", "flux", "disk_r_eff")),
+    "bulge_disk_bar": models.bulge_disk_bar(**_bright("x", "y", "flux", "disk_r_eff")),
+    "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_bright("x", "y", "flux", "r_eff", "n"))),
+    "bar": models.bar(**_bright("x", "y", "flux", "r_eff", "r_out"), n=0.5, width_out=1.5, theta=_THETA),
     "freeform": models.freeform((3, 4), 4.0, x=11.5, y=9.5, values=dist.Normal(torch.zeros(3, 4), 2.0).to_event(2)),
     "king": models.king(**_priors("x", "y", "flux", "r_core", "r_tidal", "alpha")),
-    "nuker": models.nuker(**_priors("x", "y", "surface_brightness", "r_break", "alpha", "beta", "gamma")),
-    "core_sersic": models.core_sersic(**_priors("x", "y", "flux", "r_eff", "n", "r_break", "gamma", "alpha")),
-    "ferrer": models.ferrer(**_priors("x", "y", "flux", "r_out", "alpha")),
+    "nuker": models.nuker(**_bright("x", "y", "surface_brightness", "r_break", "alpha", "beta", "gamma")),
+    "core_sersic": models.core_sersic(**_bright("x", "y", "flux", "r_eff", "n", "r_break", "gamma", "alpha")),
+    "ferrer": models.ferrer(**_bright("x", "y", "flux", "r_out", "alpha")),
     "broken_exponential": models.broken_exponential(
-        **_priors("x", "y", "flux", "h_inner", "h_outer", "r_break", "alpha")
+        **_bright("x", "y", "flux", "h_inner", "h_outer", "r_break", "alpha")
     ),
-    "spergel": models.spergel(**_priors("x", "y", "flux", "r_eff", "nu")),
-    "gaussian_ring": models.gaussian_ring(**_priors("x", "y", "flux", "r_ring", "width")),
+    "spergel": models.spergel(**_bright("x", "y", "flux", "r_eff", "nu")),
+    "gaussian_ring": models.gaussian_ring(**_bright("x", "y", "flux", "r_ring", "width")),
     "gaussian_ellipsoid": models.gaussian_ellipsoid(
-        **_priors("x", "y", "flux"),
+        **_bright("x", "y", "flux"),
         sigma=dist.LogNormal(double(1.1), 0.3),
         theta=_THETA,
         b_to_a=0.9,
@@ -296,7 +305,7 @@ COMPONENTS = {
     "spline": models.spline(
         **_priors("x", "y"),
         knots=[0.8, 1.6, 3.2, 6.4],
-        surface_brightness=dist.LogNormal(double(4.0, 3.4, 2.0, -1.0), 0.5).to_event(1),
+        surface_brightness=dist.LogNormal(double(6.0, 5.4, 4.0, 1.0), 0.5).to_event(1),
     ),
     "rays": models.rays(
         4,
