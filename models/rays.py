@@ -37,7 +37,8 @@ class Rays(FreeAngles):
 
     def waves(self, cos: Tensor, sin: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
         at = 2 * math.pi / count * torch.arange(count, dtype=cos.dtype, device=cos.device)
-        waves, rows = [], []
+        waves: list[Tensor] = []
+        rows = []
         wave = cos, sin
         for order in range(1, count // 2 + 1):
             waves += wave
