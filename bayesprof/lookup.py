@@ -104,6 +104,22 @@ def interpolate(cubics: Tensor, step: float, t: Tensor) -> Tensor:
     return value + in_value + dt * (slope + in_slope + 0.5 * dt * curvature)
 
 
+def cubics_through(values: Tensor, slopes: Tensor, step: float) -> Tensor:
+    """Coefficients for :func:`interpolate`, shape ``batch + (4, intervals)``, of the cubics with these values and
+    slopes on the nodes, of shape ``batch + (intervals + 1,)``.
+
+    >>> t = torch.tensor([0.0, 0.5, 1.0])
+    >>> cubics_through(t**3, 3 * t**2, 0.5)
+    tensor([[0.0000, 0.1250],
+            [0.0000, 0.3750],
+            [0.0000, 0.3750],
+            [0.1250, 0.1250]])
+    """
+    rise, before, after = values.diff(dim=-1), step * slopes[..., :-1], step * slopes[..., 1:]
+    square, cubic = 3 * rise - 2 * before - after, before + after - 2 * rise
+    return torch.stack([values[..., :-1], before, square, cubic], dim=-2)
+
+
 def _chebyshev_series(table: Table, p: Tensor) -> Tensor:
     """Chebyshev polynomials in ``p``, shape ``p.shape + (degree + 1,)``.
 

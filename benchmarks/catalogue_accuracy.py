@@ -2,11 +2,12 @@
 
     python benchmarks/catalogue_accuracy.py
 
-GalSim draws what it has, by its own transforms; other radial profiles are integrated from the formulas of their papers
-by dense quadrature, and shapes by sampling their contours on cells of a fifth of a pixel (both with numpy and scipy
-alone, in tests/). 60x85 pixels, off-centre sources, a PSF of FWHM 3.5 pixels: a Moffat function, or Kolmogorov's, or
-that of an aperture. Prints the relative L2 error, the worst of the cases of each row, and ends with code 1 where one is
-above 1e-4. The catalogue's Sersic profiles have a benchmark of their own, accuracy.py.
+GalSim draws what it has, by its own transforms; of what astropy.modeling has, and of shapes, the brightness is summed
+over cells of a fifth of a pixel, and other radial profiles are integrated from the formulas of their papers by dense
+quadrature (with numpy and scipy alone, in tests/). 60x85 pixels, off-centre sources, a PSF of FWHM 3.5 pixels: a Moffat
+function, or two of them, or Kolmogorov's, or that of an aperture. Prints the relative L2 error, the worst of the cases
+of each row, and ends with code 1 where one is above 1e-4. The catalogue's Sersic profiles have a benchmark of their
+own, accuracy.py.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import test_components as components
 import test_formula_profiles as formulas
 import test_shapes as shapes
-from oracles import Moffat, blurred, convolved, error
+from oracles import Contoured, Moffat, blurred, convolved, error
 
 import bayesprof as bp
 from bayesprof import models
@@ -86,10 +88,18 @@ def against_galsim() -> Iterator[tuple[str, str, float]]:
     drawn = kolmogorov.drawImage(nx=241, ny=241, scale=0.5, method="no_pixel", dtype=float).array
     aperture = galsim.Airy(lam_over_diam=3.4, obscuration=0.2, gsparams=APERTURE)
     airy = models.AiryPSF(3.4, 0.2)
+    wide = galsim.Moffat(2.5, fwhm=2 * MOFFAT.fwhm, gsparams=SETTINGS)
+    double = models.DoubleMoffatPSF(MOFFAT.fwhm, MOFFAT.beta, 0.25, 2.0, 2.5)
     blank = np.zeros(SHAPE)
     stamp = bp.Image(blank, psf=drawn, psf_oversampling=2, psf_contains_pixel=False)
     # our PSF has all its light in the stamp
     seen = {
+        "a double Moffat PSF": (
+            renderer_for(bp.Image(blank), double),
+            {"psf": double},
+            0.75 * moffat + 0.25 * wide,
+            1.0,
+        ),
         "a Moffat PSF": (renderer_for(bp.Image(blank, psf=MOFFAT.stamp((61, 61)))), {}, moffat, 1.0),
         "Kolmogorov's": (renderer_for(stamp), {}, kolmogorov, float(drawn.sum())),
         "an aperture's": (renderer_for(bp.Image(blank), airy), {"psf": airy}, aperture, 1.0),
@@ -116,6 +126,16 @@ def against_galsim() -> Iterator[tuple[str, str, float]]:
                 yield "edge_on_disk", f"GalSim, {how}", error(image.numpy(), expected)
 
 
+def against_astropy() -> Iterator[tuple[str, str, float]]:
+    psf, shape = components.PSF, (41, 52)
+    render = renderer_for(bp.Image(np.zeros(shape), psf=psf.stamp((61, 61))))
+    for name, (source, brightness) in components.BY_ASTROPY.items():
+        expected = blurred(Contoured(*components.CENTRE, components.Q, brightness), psf, shape)
+        found = render(source).numpy()
+        flux = (found * expected).sum() / (found**2).sum()
+        yield name.split(",")[0], "astropy.modeling, a Moffat PSF", error(flux * found, expected)
+
+
 def against_formulas() -> Iterator[tuple[str, str, float]]:
     render = renderer_for(bp.Image(np.zeros(formulas.SHAPE), psf=formulas.PSF.stamp((61, 61))))
     for name, case in formulas.CASES.items():
@@ -136,7 +156,7 @@ def against_contours() -> Iterator[tuple[str, str, float]]:
 
 def main() -> int:
     worst: dict[tuple[str, str], list[float]] = {}
-    for rows in (against_galsim(), against_formulas(), against_contours()):
+    for rows in (against_astropy(), against_galsim(), against_formulas(), against_contours()):
         for name, reference, found in rows:
             worst.setdefault((name, reference), []).append(found)
             print(f"{name}, {reference}: {found:.1e}", file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
 from bayesprof.inference.laplace import student_t
 from bayesprof.inference.lm import lm
+from bayesprof.inference.matched import matched
 from bayesprof.inference.nuts import nuts
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
@@ -43,8 +44,9 @@ JOINT = "log density"
 """Label of the log posterior density, ranked beside the parameters: it feels all widths at once, and a posterior that
 ignores the data, which no parameter's rank does (Modrak et al. 2023, arXiv:2211.02383)."""
 
-_PROPOSALS = (5, 40)  # draws from the approximation for each draw kept; k-hat of the few is uncertain by 0.3
+_FIRST, _MORE = 5, 15  # proposals for each draw kept, from the approximation at the maximum and matched to those
 _INDEPENDENT = 0.7  # effective fraction of the draws kept, below which they repeat each other too much
+_ROUNDS = 6  # of proposals
 _NUTS_DRAWS = 300  # per chain, of four, where they can't
 _STARTS = 4  # of a fit that didn't converge from the first
 _BATCH = 64  # draws evaluated together
@@ -191,7 +193,8 @@ def calibrate(
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default :func:`lm`
-        and Laplace's approximation, importance-resampled, or :func:`nuts` where the weights aren't to be trusted.
+        and Laplace's approximation, importance-resampled; where the weights aren't to be trusted, from a mixture that
+        follows the weighted draws (:mod:`bayesprof.inference.matched`), and at last :func:`nuts`.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -310,13 +313,23 @@ def _laplace_or_nuts(
     fit = lm(posterior, init=init)
     if not fit.converged:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
-    for proposals in _PROPOSALS:
-        count = _BATCH * math.ceil(proposals * draws / _BATCH)
-        weighted = importance(posterior, *student_t(whitened_at(posterior, fit), count, seed))
+    whitened = whitened_at(posterior, fit)
+    proposed = student_t(whitened, _batches(_FIRST * draws), seed)
+    for next_seed in seeds_from(seed, _ROUNDS):
+        weighted = importance(posterior, *proposed)
         index, ess = resampled(weighted, draws, np.random.default_rng(seed))
-        if weighted.k_hat < k_hat_limit(count) and ess > _INDEPENDENT * draws:
+        if weighted.k_hat < k_hat_limit(len(weighted.z)) and ess > _INDEPENDENT * draws:
             return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
+        if weighted.ess < 1:
+            break
+        # a mode or a tail that these miss, and k-hat doesn't tell of, is what the ranks are there to show
+        proposed = matched(weighted, whitened, _batches(_MORE * draws), next_seed)
     return nuts(posterior, init=fit, draws=_NUTS_DRAWS, seed=seed, progress=False, compile=False)
+
+
+def _batches(count: int) -> int:
+    """The least number of draws, not below `count`, that makes whole batches."""
+    return _BATCH * math.ceil(count / _BATCH)
 
 
 def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor, str]:

@@ -52,7 +52,7 @@ from bayesprof.models.free_profile import (
     held_knots,
     knots_parameter,
     log_exponential,
-    radial_basis,
+    radial_curves,
     radii_of,
 )
 from bayesprof.models.galaxy import elliptical
@@ -116,9 +116,10 @@ class FreeAngles(Surface):
         self.surface_brightness, self.knots, self.symmetric = surface_brightness, knots, symmetric
 
     @abstractmethod
-    def blend(self, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-        """The `count` weights ``B_k`` at the angles of `cos` and `sin`, along a last axis; their sum is 1. With
-        `symmetric` these are twice the angles.
+    def waves(self, cos: Tensor, sin: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
+        """The blend of `count` profiles at the angles of `cos` and `sin`: functions ``w`` of the angle and a matrix
+        ``M`` (functions, profiles), with ``B_k - 1 / N = sum over j of w_j M_jk``. With `symmetric` these are twice the
+        angles.
         """
 
     def brightness_at(self, dx: Tensor, dy: Tensor) -> Tensor:
@@ -127,25 +128,27 @@ class FreeAngles(Surface):
         cos, sin = place.u / radius, place.v / radius
         if self.symmetric:
             cos, sin = cos**2 - sin**2, 2 * cos * sin
-        return self._brightness(radius, cos, sin)
+        return self._brightness(place.radius_squared, cos, sin)
 
     @property
     def flux(self) -> Tensor:
         radius, weight = _rule(self.knots)
         count = _ANGLES * self.surface_brightness.shape[-2]
         turn = torch.arange(count, dtype=radius.dtype, device=radius.device) * (2 * math.pi / count)
-        around = self._brightness(radius[:, None], torch.cos(turn)[None], torch.sin(turn)[None]).mean(-1)
+        around = self._brightness(radius[:, None] ** 2, torch.cos(turn)[None], torch.sin(turn)[None]).mean(-1)
         xx, xy, yy = self.ellipse
         return 2 * math.pi * torch.sqrt(xx * yy - xy**2) * (around @ (weight * radius))
 
-    def _brightness(self, radius: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _brightness(self, radius_squared: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         tiny = torch.finfo(self.surface_brightness.dtype).tiny
-        values = torch.log(self.surface_brightness.clamp(min=tiny)) + cut(self.knots, self.knots)
-        profiles = radial_basis(radius, self.knots) @ values.mT[..., None, :, :]
-        count = values.shape[-2]
-        fade = 1 - (1 - (radius / self.knots[0]).clamp(max=1) ** 2) ** 3
-        weights = 1 / count + fade[..., None] * (self.blend(cos, sin, count) - 1 / count)
-        return torch.exp((profiles * weights).sum(-1) - cut(radius, self.knots))
+        values = torch.log(self.surface_brightness.clamp(min=tiny)) + cut(self.knots**2, self.knots)
+        waves, matrix = self.waves(cos, sin, values.shape[-2])
+        # the blend of curves is the curve of blended values: of the mean, and of what goes with each wave
+        curves = torch.cat([values.mean(-2, keepdim=True), matrix @ values], dim=-2)
+        mean, *amplitudes = radial_curves(radius_squared, self.knots, curves).unbind(-3)
+        differences = sum(wave * amplitude for wave, amplitude in zip(waves, amplitudes, strict=True))
+        fade = 1 - (1 - (radius_squared * self.knots[0] ** -2).clamp(max=1)) ** 3
+        return torch.exp(mean + fade * differences - cut(radius_squared, self.knots))
 
 
 def free_angles(

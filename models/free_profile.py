@@ -37,48 +37,54 @@ _INNERMOST, _OUTERMOST = 0.1, 5.0  # default knots, in measured half-light radii
 SD, LENGTH = 2.0, 2.0  # of the default prior, in ln of brightness and of radius
 
 
-def radial_basis(radius: Tensor, knots: Tensor) -> Tensor:
-    """The splines that are 1 at one knot and 0 at the others, at `radius`; shape ``radius.shape + (knots,)``.
-
-    `radius` and `knots` in the same unit; exact derivatives in `radius`.
+def radial_curves(radius_squared: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """The splines through `values` (..., curves, knots) at the `knots`, at squared radii of shape ``batch + (rows,
+    columns)``; shape ``batch + (curves, rows, columns)``. Nothing is differentiated by the knots.
     """
     first = knots[0] ** 2
-    return cardinal_splines(0.5 * torch.log(radius**2 + first), 0.5 * torch.log(knots**2 + first))
+    t = 0.5 * torch.log(radius_squared + first)
+    curves = natural_splines(t.flatten(-2), 0.5 * torch.log(knots**2 + first), values)
+    return curves.unflatten(-1, t.shape[-2:])
 
 
-def cut(radius: Tensor, knots: Tensor) -> Tensor:
+def cut(radius_squared: Tensor, knots: Tensor) -> Tensor:
     """Minus the logarithm of the factor that cuts the profile off."""
-    return (radius * (1 / (_CUT * knots[-1]))) ** 4
+    return (radius_squared * (1 / (_CUT * knots[-1]) ** 2)) ** 2
 
 
-def cardinal_splines(t: Tensor, knots: Tensor) -> Tensor:
-    """Natural cubic splines in `t` that are 1 at one of the ascending `knots` and 0 at the others, and go on as
-    straight lines; shape ``t.shape + (knots,)``.
+def natural_splines(t: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Natural cubic splines in `t` (..., points) through `values` (..., curves, knots) at the ascending `knots`, which
+    go on as straight lines; shape ``(..., curves, points)``.
+
+    They are the cubic of the middle interval, and at each knot on the way outwards the cube of the distance from it,
+    times a sixth of the jump of the third derivative there: of all points at once, without looking for intervals.
 
     Examples
     --------
     >>> import torch
     >>> knots = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
-    >>> torch.allclose(cardinal_splines(knots, knots), torch.eye(3).to(knots))
+    >>> torch.allclose(natural_splines(knots, knots, torch.eye(3).to(knots)), torch.eye(3).to(knots))
     True
     """
+    middle = (len(knots) - 1) // 2
+    position = (t - knots[middle])[..., None, :]
+    outwards = torch.ones_like(knots)
+    outwards[: middle + 1] = -1.0
+    beyond = torch.relu(outwards[:, None] * (t[..., None, :] - knots[:, None]))
+    powers = torch.cat([torch.ones_like(position), position, position**2, position**3, beyond**3], dim=-2)
+    return (values @ _coefficients(knots, middle)) @ powers
+
+
+def _coefficients(knots: Tensor, middle: int) -> Tensor:
+    """What takes values at the knots to the coefficients of those powers, shape (knots, 4 + knots)."""
     step = knots.diff()
     unit = torch.eye(len(knots), dtype=knots.dtype, device=knots.device)
     bend = _second_derivatives(knots)
-    h = step[:, None]
-    # the rise over each interval, in powers of the position inside of it
-    linear = unit[1:] - unit[:-1] - h**2 / 6 * (2 * bend[:-1] + bend[1:])
-    square, cubic = 0.5 * h**2 * bend[:-1], h**2 / 6 * (bend[1:] - bend[:-1])
-    beyond = (t - knots[-1])[..., None]
-    t = t[..., None]
-    # one interval alone has a derivative, on a knot as well: a clamp would count it in both
-    inside = (t > knots[:-1]) & (t <= knots[1:])
-    full = (t > knots[1:]).to(t.dtype)
-    s = torch.where(inside, (t - knots[:-1]) / step, full)
-    within = unit[0] + s @ linear + s**2 @ square + s**3 @ cubic
-    before = torch.where(t <= knots[0], t - knots[0], 0.0) * (linear[0] / step[0])
-    after = torch.where(beyond > 0, beyond, 0.0) * ((linear[-1] + 2 * square[-1] + 3 * cubic[-1]) / step[-1])
-    return within + before + after
+    third = bend.diff(dim=0) / step[:, None]
+    straight = torch.zeros_like(third[:1])
+    jumps = torch.cat([straight, third, straight]).diff(dim=0)
+    slope = (unit[middle + 1] - unit[middle]) / step[middle] - step[middle] / 6 * (2 * bend[middle] + bend[middle + 1])
+    return torch.cat([torch.stack([unit[middle], slope, bend[middle] / 2, third[middle] / 6]), jumps / 6]).mT
 
 
 def checked_brightness(kind: str, surface_brightness: Any, knots: Any) -> list[Tensor]:

@@ -19,9 +19,14 @@ from torch import Tensor
 from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
+from bayesprof.lookup import cubics_through, interpolate
 from bayesprof.measurement import Measurement
 from bayesprof.models.component import Axis, Component, Default, Parameter, number
 from bayesprof.models.galaxy import elliptical
+
+# The transform is tabulated in t = ln(1 + (kappa / kappa_0)^2) / 2, with kappa_0 in units of 1 / the largest sigma,
+# as far as a Gaussian 50,000 times narrower reaches; the cubics are good to step^4 / 22, 2e-8 of the flux.
+_KAPPA_0, _STEP, _NODES = 0.5, 0.025, 561
 
 # Default widths, in measured half-light radii: from the first to the last in equal ratios.
 _NARROWEST, _WIDEST = 0.15, 4.0
@@ -72,9 +77,17 @@ class MultiGaussian(Profile):
         self.fluxes, self.sigmas = fluxes, sigmas
 
     def transform(self, wavenumber_squared: Tensor) -> Tensor:
-        fractions = self.fluxes / self.flux[..., None]
-        terms = zip(fractions.unbind(-1), (-0.5 * self.sigmas**2).unbind(-1), strict=True)
-        return _sum(per_pixel(one) * torch.exp(wavenumber_squared * per_pixel(rate)) for one, rate in terms)
+        # on nodes in units of the widest Gaussian, whose number doesn't grow with that of the planes
+        sigmas, fluxes = self.sigmas.to(torch.float64), self.fluxes.to(torch.float64)
+        widest = sigmas.detach().amax(-1)
+        fractions = (fluxes / fluxes.sum(-1)[..., None])[..., None]
+        rates = -0.5 * _KAPPA_0**2 * ((sigmas / widest[..., None]) ** 2)[..., None]
+        growth = torch.exp(2 * _STEP * torch.arange(_NODES, dtype=torch.float64, device=sigmas.device))
+        terms = fractions * torch.exp(rates * (growth - 1))
+        slopes = (terms * rates).sum(-2) * (2 * growth)
+        cubics = cubics_through(terms.sum(-2), slopes, _STEP).to(wavenumber_squared.dtype)
+        square = wavenumber_squared * per_pixel((widest / _KAPPA_0) ** 2).to(wavenumber_squared.dtype)
+        return interpolate(cubics, _STEP, 0.5 * torch.log1p(square))
 
     def brightness(self, radius_squared: Tensor) -> Tensor:
         variances = self.sigmas**2

@@ -35,16 +35,19 @@ class Rays(FreeAngles):
     >>> galaxy = models.Rays(30.0, 40.0, lopsided, [1.0, 3.0, 6.0, 12.0], q=0.7, theta=0.3)
     """
 
-    def blend(self, cos: Tensor, sin: Tensor, count: int) -> Tensor:
+    def waves(self, cos: Tensor, sin: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
         at = 2 * math.pi / count * torch.arange(count, dtype=cos.dtype, device=cos.device)
+        waves: list[Tensor] = []
+        rows = []
         wave = cos, sin
-        total = torch.ones_like(cos)[..., None]
         for order in range(1, count // 2 + 1):
-            factor = 1 if 2 * order == count else 2
-            on_ray = wave[0][..., None] * torch.cos(order * at) + wave[1][..., None] * torch.sin(order * at)
-            total = total + factor * on_ray
+            waves += wave
+            factor = (1 if 2 * order == count else 2) / count
+            rows += [factor * torch.cos(order * at), factor * torch.sin(order * at)]
             wave = wave[0] * cos - wave[1] * sin, wave[0] * sin + wave[1] * cos
-        return total / count
+        # of the shortest wave of an even number the sine is 0 on every ray
+        even = count % 2 == 0
+        return waves[: -1 if even else None], torch.stack(rows[: -1 if even else None])
 
 
 def rays(

@@ -23,7 +23,7 @@ from bayesprof.models.free_profile import (
     cut,
     held_knots,
     knots_parameter,
-    radial_basis,
+    radial_curves,
 )
 from bayesprof.models.galaxy import elliptical
 from bayesprof.radial import RadialProfile
@@ -83,8 +83,11 @@ class Spline(RadialProfile):
 
     def formula(self, radius: Tensor, *log_values: Tensor) -> Tensor:  # type: ignore[override]
         knots = self.knots.to(radius.dtype) / self.radius.to(radius.dtype)
-        values = torch.stack(log_values, dim=-1) + cut(knots, knots)
-        return (radial_basis(radius, knots) * values).sum(-1) - cut(radius, knots)
+        values = torch.stack(log_values, dim=-1) + cut(knots**2, knots)
+        square = radius**2
+        if radius.ndim == 1:  # on the nodes of the transform, along the last axis
+            return radial_curves(square[None], knots, values)[..., 0, 0, :] - cut(square, knots)
+        return radial_curves(square, knots, values.squeeze(-2)).squeeze(-3) - cut(square, knots)
 
 
 def spline(

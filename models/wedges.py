@@ -41,12 +41,19 @@ class Wedges(FreeAngles):
     >>> galaxy = models.Wedges(30.0, 40.0, halves, [1.0, 3.0, 6.0, 12.0], q=0.7, theta=0.3)
     """
 
-    def blend(self, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-        at = 2 * math.pi / count * torch.arange(count, dtype=cos.dtype, device=cos.device)
-        away = torch.remainder(torch.atan2(sin, cos)[..., None] - at + math.pi, 2 * math.pi) - math.pi
+    def waves(self, cos: Tensor, sin: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
+        phi = torch.atan2(sin, cos)
         per_edge = 1 / (math.sqrt(2) * _EDGE * (2 if self.symmetric else 1))
-        half = math.pi / count
-        return 0.5 * (torch.erf((away + half) * per_edge) - torch.erf((away - half) * per_edge))
+        waves = []
+        for k in range(count):
+            edge = math.remainder((2 * k - 1) * math.pi / count, 2 * math.pi)  # that before wedge k
+            away = phi - edge
+            # without its even rise the step of an edge is the same a turn away
+            away = torch.where(away > math.pi, away - 2 * math.pi, away)
+            away = torch.where(away < -math.pi, away + 2 * math.pi, away)
+            waves.append(torch.erf(away * per_edge) - away * (1 / math.pi))
+        unit = torch.eye(count, dtype=cos.dtype, device=cos.device)
+        return waves, 0.5 * (unit - unit.roll(1, 0))
 
 
 def wedges(

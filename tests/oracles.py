@@ -166,11 +166,12 @@ class Contoured:
 
 
 def blurred(
-    source: Contoured, psf: Moffat, shape: tuple[int, int], *, fine: int = 5, margin: int = 16, order: int = 6
+    source: Contoured, psf: Moffat, shape: tuple[int, int], *, fine: int = 5, margin: int = 16, order: int = 4
 ) -> np.ndarray:
     """Image of light that ends within `margin` of the image, through the PSF and integrated over pixels.
 
-    It is integrated over cells of 1/`fine` pixel (odd), and the cell is taken out of their transform again.
+    It is integrated over cells of 1/`fine` pixel (odd), and the cell is taken out of their transform again. Six nodes a
+    side instead of four change the images of the tests by 3e-8.
     """
     ny, nx = (size + 2 * margin for size in shape)
     cells = Contoured(

@@ -242,6 +242,15 @@ def _priors(*names: str) -> dict[str, Any]:
     return {name: priors[name] for name in names}
 
 
+def _bright(*names: str) -> dict[str, Any]:
+    """Those priors for seven times the light, in which the data and not the priors hold what makes up a profile."""
+    brighter = {
+        "flux": dist.LogNormal(double(8.5), 0.5),
+        "surface_brightness": dist.LogNormal(double(4.5), 0.5),
+    }
+    return {name: brighter.get(name, prior) for name, prior in _priors(*names).items()}
+
+
 _THETA = dist.Normal(double(0.6), 0.3)  # of one peak: with that of all directions, so has the posterior of a flat disk
 
 
@@ -249,30 +258,43 @@ def _around(mean: Tensor) -> Any:
     return dist.Normal(mean, 0.7).to_event()
 
 
+def _disk(*shapes: Any, **held: Any) -> Any:
+    """A bright exponential in those shapes, which little light would hardly show."""
+    bright = {**_bright("flux"), **held}
+    return models.shaped(
+        models.exponential(**_priors("x", "y"), r_eff=dist.LogNormal(double(1.4), 0.2), **bright), *shapes
+    )
+
+
+_Y, _X = np.mgrid[-4:5, -5:6].astype(float)
+_STAMP = (1 + (_X**2 + _Y**2) / 3.4) ** -2.8
+_EIGEN_STAMPS = [0.1 * _STAMP * shape for shape in (_X**2 + _Y**2 - 3, _X**2 - _Y**2)]
+_BASIS = np.random.default_rng(6).normal(size=(2, 20, 24))
+
 COMPONENTS = {
     "sersic": models.sersic(**_priors("x", "y", "flux", "r_eff", "n")),
     "exponential": models.exponential(**_priors("x", "y", "flux", "r_eff")),
     "de_vaucouleurs": models.de_vaucouleurs(**_priors("x", "y", "flux", "r_eff")),
     "gaussian": models.gaussian(**_priors("x", "y", "flux", "r_eff")),
     "moffat": models.moffat(**_priors("x", "y", "flux", "r_eff", "beta")),
-    "edge_on_disk": models.edge_on_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "inclined_disk": models.inclined_disk(**_priors("x", "y", "flux", "scale_length"), theta=_THETA),
-    "bulge_disk": models.bulge_disk(**_priors("x", "y", "flux", "disk_r_eff")),
-    "bulge_disk_bar": models.bulge_disk_bar(**_priors("x", "y", "flux", "disk_r_eff")),
-    "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_priors("x", "y", "flux", "r_eff", "n"))),
-    "bar": models.bar(**_priors("x", "y", "flux", "r_eff", "r_out"), n=0.5, width_out=1.5, theta=_THETA),
+    "edge_on_disk": models.edge_on_disk(**_bright("x", "y", "flux", "scale_length"), theta=_THETA),
+    "inclined_disk": models.inclined_disk(**_bright("x", "y", "flux", "scale_length"), theta=_THETA),
+    "bulge_disk": models.bulge_disk(**_bright("x", "y", "flux", "disk_r_eff")),
+    "bulge_disk_bar": models.bulge_disk_bar(**_bright("x", "y", "flux", "disk_r_eff")),
+    "galaxy_with_nucleus": models.galaxy_with_nucleus(models.sersic(**_bright("x", "y", "flux", "r_eff", "n"))),
+    "bar": models.bar(**_bright("x", "y", "flux", "r_eff", "r_out"), n=0.5, width_out=1.5, theta=_THETA),
     "freeform": models.freeform((3, 4), 4.0, x=11.5, y=9.5, values=dist.Normal(torch.zeros(3, 4), 2.0).to_event(2)),
     "king": models.king(**_priors("x", "y", "flux", "r_core", "r_tidal", "alpha")),
-    "nuker": models.nuker(**_priors("x", "y", "surface_brightness", "r_break", "alpha", "beta", "gamma")),
-    "core_sersic": models.core_sersic(**_priors("x", "y", "flux", "r_eff", "n", "r_break", "gamma", "alpha")),
-    "ferrer": models.ferrer(**_priors("x", "y", "flux", "r_out", "alpha")),
+    "nuker": models.nuker(**_bright("x", "y", "surface_brightness", "r_break", "alpha", "beta", "gamma")),
+    "core_sersic": models.core_sersic(**_bright("x", "y", "flux", "r_eff", "n", "r_break", "gamma", "alpha")),
+    "ferrer": models.ferrer(**_bright("x", "y", "flux", "r_out", "alpha")),
     "broken_exponential": models.broken_exponential(
-        **_priors("x", "y", "flux", "h_inner", "h_outer", "r_break", "alpha")
+        **_bright("x", "y", "flux", "h_inner", "h_outer", "r_break", "alpha")
     ),
-    "spergel": models.spergel(**_priors("x", "y", "flux", "r_eff", "nu")),
-    "gaussian_ring": models.gaussian_ring(**_priors("x", "y", "flux", "r_ring", "width")),
+    "spergel": models.spergel(**_bright("x", "y", "flux", "r_eff", "nu")),
+    "gaussian_ring": models.gaussian_ring(**_bright("x", "y", "flux", "r_ring", "width")),
     "gaussian_ellipsoid": models.gaussian_ellipsoid(
-        **_priors("x", "y", "flux"),
+        **_bright("x", "y", "flux"),
         sigma=dist.LogNormal(double(1.1), 0.3),
         theta=_THETA,
         b_to_a=0.9,
@@ -283,7 +305,7 @@ COMPONENTS = {
     "spline": models.spline(
         **_priors("x", "y"),
         knots=[0.8, 1.6, 3.2, 6.4],
-        surface_brightness=dist.LogNormal(double(4.0, 3.4, 2.0, -1.0), 0.5).to_event(1),
+        surface_brightness=dist.LogNormal(double(6.0, 5.4, 4.0, 1.0), 0.5).to_event(1),
     ),
     "rays": models.rays(
         4,
@@ -301,13 +323,35 @@ COMPONENTS = {
         surface_brightness=dist.LogNormal(double(4.0, 2.6, -1.0).expand(4, 3), 0.5).to_event(2),
         ellipticity=[0.0, 0.0],
     ),
+    "boxiness": _disk(models.boxiness()),
+    "fourier_modes": _disk(models.fourier_modes((1, 3))),
+    "outer_truncation": _disk(models.outer_truncation(**_priors("r_out"), width_out=1.5)),
+    "inner_truncation": _disk(models.inner_truncation(r_in=dist.LogNormal(double(0.7), 0.3), width_in=1.0)),
+    "log_spiral": _disk(
+        models.log_spiral(winding=dist.LogNormal(double(0.7), 0.3), r_bar=1.5),
+        models.fourier_modes((2,), fourier=[[0.2, 0.0]]),
+    ),
+    "power_spiral": _disk(
+        models.power_spiral(rotation=dist.LogNormal(double(0.7), 0.3), r_out=6.0, bar=0.2, alpha=0.5),
+        models.fourier_modes((2,), fourier=[[0.2, 0.0]]),
+    ),
+    "warp": _disk(models.warp((1.5, 5.0)), ellipticity=[0.0, 0.0]),
     "point_source": models.point_source(**_priors("x", "y", "flux")),
+    "basis_images": models.basis_images(_BASIS, weights=_around(double(2.0, -1.0))),
     "flat_sky": models.flat_sky(**_priors("level")),
     "plane_sky": models.plane_sky(**_priors("level", "slope_x", "slope_y")),
     "bilinear_sky": models.bilinear_sky(nodes=(2, 3), levels=_around(torch.full((2, 3), 5.0, dtype=torch.float64))),
     "polynomial_sky": models.polynomial_sky(coefficients=_around(double(5.0, 0.0, 0.0, 0.0, 0.0, 0.0))),
     "gaussian_psf": models.gaussian_psf(**_priors("fwhm")),
     "moffat_psf": models.moffat_psf(**_priors("fwhm", "beta")),
+    "double_moffat_psf": models.double_moffat_psf(
+        **_priors("fwhm", "beta"), wing_fraction=dist.Beta(double(3.0), 7.0), wing_beta=2.0
+    ),
+    "airy_psf": models.airy_psf(lambda_over_d=dist.LogNormal(double(1.0), 0.1)),
+    # two waves of coma: those of even symmetry make the same PSF with either sign
+    "zernike_psf": models.zernike_psf(lambda_over_d=dist.LogNormal(double(1.0), 0.1), obscuration=0.3, noll=(7, 8)),
+    "eigen_psf": models.eigen_psf(_STAMP, _EIGEN_STAMPS),
+    "pixel_psf": models.pixel_psf(_STAMP[2:7, 3:8], scatter=0.3),
 }
 LIKELIHOODS = {
     "gaussian": "gaussian",
@@ -329,9 +373,9 @@ def component_scene(name: str, likelihood: str = "gaussian") -> bp.Scene:
     the PSF is a Moffat function with a FWHM of 3 pixels. A PSF model takes its place, and is seen on a star. Shapes
     have their default prior.
     """
-    y, x = np.mgrid[-4:5, -5:6].astype(float)
-    psf = (1 + (x**2 + y**2) / 3.4) ** -2.8
-    image = bp.Image(np.full((20, 24), 5.0), psf=psf / psf.sum(), **({} if likelihood == "poisson" else {"sigma": 1.0}))
+    image = bp.Image(
+        np.full((20, 24), 5.0), psf=_STAMP / _STAMP.sum(), **({} if likelihood == "poisson" else {"sigma": 1.0})
+    )
     noise = LIKELIHOODS[likelihood]
     if name.endswith("_psf"):
         star = models.point_source(**_priors("x", "y"), flux=dist.LogNormal(double(8.0), 0.5))

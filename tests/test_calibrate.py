@@ -26,7 +26,11 @@ from bayesprof.inference.calibrate import (
     Calibration,
     calibrate,
 )
+from bayesprof.inference.importance import importance
+from bayesprof.inference.laplace import student_t
+from bayesprof.inference.matched import matched
 from bayesprof.inference.ranks import coverage, ecdf_band, uniformity
+from bayesprof.inference.whitening import whitened_at
 
 SIZE, REPEATS, PRIOR_SD, NOISE = 6, 4, 3.0, 1.0
 DRAWS = 49
@@ -173,6 +177,39 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
     assert test.p_shape < 1e-9
     calibration = Calibration({"x": ranks}, 99, 1000, {}, {})
     assert "x is of the wrong shape" in calibration.verdict
+
+
+# -- proposals matched to weighted draws
+
+
+def bent() -> None:
+    """A parameter whose square is known, by another: a parabola with two arms."""
+    a, b = pyro.sample("a", dist.Normal(double(0.0), 1.0)), pyro.sample("b", dist.Normal(double(0.0), 1.5))
+    pyro.sample("y", dist.Normal(b - a**2, 0.3), obs=double(0.0))
+
+
+def test_matched_proposals_follow_a_bent_posterior_where_those_at_the_maximum_fail():
+    posterior = Posterior(bent)
+    whitened = whitened_at(posterior, lm(posterior))
+    weighted = importance(posterior, *student_t(whitened, 4000, 0))
+    assert weighted.k_hat > 0.7
+    for seed in (1, 2, 3):
+        z, log_proposal = matched(weighted, whitened, 4000, seed)
+        assert z.shape == (4000, 2)
+        assert log_proposal.shape == (4000,)
+        weighted = importance(posterior, z, log_proposal)
+    assert weighted.k_hat < 0.6
+    assert weighted.ess > 800
+    a, b = torch.meshgrid(torch.linspace(-4, 4, 1601).double(), torch.linspace(-4, 8, 2401).double(), indexing="ij")
+    density = posterior.log_density(torch.stack([a, b], dim=-1).reshape(-1, 2)).exp().reshape(a.shape)
+    total = float(density.sum()) * 0.005**2
+    # four standard errors each
+    assert weighted.log_evidence == pytest.approx(math.log(total), abs=4 * weighted.error)
+    weights = weighted.log_weights.exp()
+    for of in (lambda a, b: a, lambda a, b: b, lambda a, b: a**2 * b):
+        values, known = of(*weighted.z.T), float((density * of(a, b)).sum() / density.sum())
+        mean = float(weights @ values)
+        assert mean == pytest.approx(known, abs=4 * float((weights**2 @ (values - mean) ** 2).sqrt()))
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all

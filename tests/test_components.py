@@ -15,7 +15,8 @@ import pytest
 import scipy.special
 import torch
 from astropy import units as u
-from astropy.modeling.functional_models import Sersic2D
+from astropy.modeling.functional_models import Gaussian2D, KingProjectedAnalytic1D, Moffat2D, Sersic2D
+from oracles import Contoured, Moffat, blurred, error
 from pyro import poutine
 from scipy.interpolate import RegularGridInterpolator
 from test_malformed_inputs import Case, assert_refused
@@ -571,6 +572,60 @@ def test_rendered_sersic_agrees_with_oversampled_astropy(n):
     assert np.linalg.norm(image - expected) / np.linalg.norm(expected) < 3e-4  # that of the 40x40 points of a pixel
 
 
+PSF = Moffat(3.5, 3.5)
+CENTRE, Q, THETA = (24.3, 19.6), 0.6, 0.7
+
+
+def elliptical(profile: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The surface of axis ratio `Q` and angle `THETA` whose brightness is a function of the elliptical radius."""
+
+    def surface(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        cos, sin = math.cos(THETA), math.sin(THETA)
+        return np.asarray(profile(np.hypot(dx * cos + dy * sin, (dy * cos - dx * sin) / Q)))
+
+    return surface
+
+
+ELLIPSE = {"q": Q, "theta": THETA}
+BY_ASTROPY = {
+    "sersic, n 1": (
+        models.Sersic(*CENTRE, 1.0, 3.0, 1.0, **ELLIPSE),
+        Sersic2D(1.0, 3.0, 1.0, 0.0, 0.0, ellip=1 - Q, theta=THETA * u.rad),
+    ),
+    "sersic, n 2": (
+        models.Sersic(*CENTRE, 1.0, 1.5, 2.0, **ELLIPSE),
+        Sersic2D(1.0, 1.5, 2.0, 0.0, 0.0, ellip=1 - Q, theta=THETA * u.rad),
+    ),
+    "exponential": (
+        models.Exponential(*CENTRE, 1.0, 2.0, **ELLIPSE),
+        Sersic2D(1.0, 2.0, 1.0, 0.0, 0.0, ellip=1 - Q, theta=THETA * u.rad),
+    ),
+    "gaussian": (
+        models.Gaussian(*CENTRE, 1.0, 3.0 * math.sqrt(2 * math.log(2)), **ELLIPSE),
+        Gaussian2D(1.0, 0.0, 0.0, 3.0, 3.0 * Q, theta=THETA * u.rad),
+    ),
+    "moffat": (
+        # half of the light of (1 + (R / 4)^2)^-4.5 is within 4 sqrt(2^(1 / 3.5) - 1)
+        models.Moffat(*CENTRE, 1.0, 4.0 * math.sqrt(2 ** (1 / 3.5) - 1), 4.5, **ELLIPSE),
+        elliptical(lambda radius: Moffat2D(1.0, 0.0, 0.0, 4.0, 4.5)(radius, 0.0)),
+    ),
+    "king": (
+        models.King(*CENTRE, 1.0, 2.0, 14.0, 2.0, **ELLIPSE),
+        elliptical(KingProjectedAnalytic1D(1.0, 2.0, 14.0)),
+    ),
+}
+"""Lights of flux 1, and the brightness that astropy.modeling gives about their centre, in any unit."""
+
+
+@pytest.mark.parametrize("name", BY_ASTROPY)
+def test_image_with_a_psf_agrees_with_that_of_a_model_of_astropy(name):
+    source, brightness = BY_ASTROPY[name]
+    expected = blurred(Contoured(*CENTRE, Q, brightness), PSF, (41, 52))
+    found = renderer_for(bp.Image(np.zeros((41, 52)), psf=PSF.stamp((61, 61))))(source).numpy()
+    # astropy's amplitudes aren't fluxes; that ours has the flux it says is another test's
+    assert error(found * (found * expected).sum() / (found**2).sum(), expected) < 1e-4
+
+
 def test_b_of_n_agrees_with_scipy():
     n = torch.linspace(0.25, 10.0, 400, dtype=torch.float64)
     np.testing.assert_allclose(sersic_b(n), scipy.special.gammaincinv(2 * n.numpy(), 0.5), rtol=2e-12)
@@ -654,7 +709,10 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("rays",),
         ("wedges",),
         ("bar",),
+        ("moffat",),
+        ("basis_images",),
     ],
+    ids=" and ".join,
 )
 def test_fit_recovers_what_was_simulated(rows, simulated):
     chosen = [row for row in CATALOGUE if row.name in rows]

@@ -228,6 +228,59 @@ def test_batches_and_vmap_give_the_images_of_a_loop(row):
 
 
 @each_row
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_image_and_gradients_are_finite_at_extremes(row, dtype):
+    """Much narrower than a pixel, wider than the image, thin, at the ends of fractions."""
+    ends = {
+        "fwhm": (0.05, 60.0), "lambda_over_d": (0.3, 30.0), "ellipticity": ([0.0, 0.0], [0.5, 0.5]),
+        "wing_fraction": (0.0, 1.0), "obscuration": (0.0, 0.95), "beta": (1.05, 50.0),
+    }  # fmt: skip
+    cases = [{name: end} for name in row.values for end in ends.get(name, ())]
+    cases += [{name: (3 * np.array(row.values[name])).tolist()} for name in row.values if name not in ends]
+    for changes in cases:
+        values = {
+            name: torch.tensor(value, dtype=dtype, requires_grad=True)
+            for name, value in {**row.values, **changes}.items()
+        }
+        psf = row.light(**values, **row.options)
+        light = models.PointSource(9.3, 6.2, 5.0) + models.Sersic(8.0, 7.0, 10.0, 2.0, 1.3)
+        image = rendered(light, psf, blank((14, 19), dtype=dtype))
+        assert bool(image.isfinite().all()), changes
+        for name, slope in zip(values, torch.autograd.grad(image.square().sum(), values.values()), strict=True):
+            assert bool(slope.isfinite().all()), (changes, name)
+
+
+@each_row
+def test_description_has_every_parameter_with_its_prior(row):
+    image = bp.Image(np.random.default_rng(0).normal(5.0, 1.0, (26, 33)), sigma=1.0)
+    described = models.describe(row.component(), image)
+    assert set(row.values) <= set(described.table["parameter"])
+    assert all(name in repr(described) for name in row.values)
+
+
+SLOW_TO_FIT = ("double_moffat_psf", "zernike_psf")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow) if row.name in SLOW_TO_FIT else row for row in CATALOGUE],
+    ids=[row.name for row in CATALOGUE],
+)
+def test_fit_recovers_the_psf_of_a_simulated_star(row):
+    psf, star = row.psf(), {"x": 14.3, "y": 11.8, "flux": 20000.0}
+    truth = rendered(models.PointSource(**star), psf, blank((25, 30))).numpy()
+    data = truth + np.random.default_rng(2).normal(0.0, 1.0, truth.shape)
+    fit = inference.lm(bp.Scene(bp.Image(data, sigma=1.0), psf=row.component(), star=models.point_source()))
+    assert fit.converged, fit.message
+    assert fit.chi2 == pytest.approx(fit.dof, abs=4 * math.sqrt(2 * fit.dof))
+    for name, value in row.values.items():
+        found = fit.params[f"psf.{name}"]
+        if name == "aberrations":  # all of even symmetry: the opposite wavefront makes the same PSF
+            found = found * np.sign(found[0] * value[0])
+        assert (np.abs(found - np.array(value)) < 4 * np.array(fit.std[f"psf.{name}"])).all(), name
+
+
+@each_row
 def test_float32_agrees_with_float64(row):
     light = models.Sersic(44.3, 27.8, 1.0, 3.0, 1.5, q=0.6, theta=0.4)
     single = rendered(light, row.psf(), blank(dtype=torch.float32))
