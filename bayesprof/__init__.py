@@ -14,9 +14,11 @@ from bayesprof.correlation import NoiseCorrelation
 from bayesprof.detecting import detect
 from bayesprof.detections import Detections
 from bayesprof.image import Image
+from bayesprof.only_in import only_in
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
+from bayesprof.variation import per_band, per_image, polynomial, shared, spline
 from bayesprof.window import Window
 
 __all__ = [
@@ -32,8 +34,14 @@ __all__ = [
     "likelihoods",
     "models",
     "noise_correlation",
+    "only_in",
+    "per_band",
+    "per_image",
     "plots",
+    "polynomial",
     "read_psfex",
+    "shared",
+    "spline",
 ]
 
 __version__ = "0.1.0"

@@ -53,10 +53,11 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
     return {name: torch.as_tensor((values or {})[name], dtype=image.dtype, device=image.device) for name in latent}
 
 
-def lights_at(scene: Scene, values: Mapping[str, Tensor]) -> dict[str, Light]:
-    """The light of every component of `scene` at `values` of its latent sites."""
-    with torch.no_grad(), poutine.block():
-        return poutine.condition(scene.lights, data=dict(values))()
+def lights_at(scene: Scene, values: Mapping[str, Tensor], image: str | None = None) -> dict[str, Light]:
+    """The light of every component of `scene` at `values` of its latent sites, as its first `image` sees it, or the one
+    of that name.
+    """
+    return scene.lights_in(scene.image.name if image is None else image, values)
 
 
 def is_sky(light: Light) -> bool:
@@ -65,13 +66,14 @@ def is_sky(light: Light) -> bool:
 
 
 def degrees_of_freedom(scene: Scene, values: Mapping[str, Tensor]) -> int:
-    """Number of unmasked pixels minus the number of parameters."""
-    return scene.image.n_valid - sum(value.numel() for value in values.values())
+    """Number of unmasked pixels, of all images, minus the number of parameters."""
+    pixels = sum(image.n_valid for image in scene.images.values())
+    return pixels - sum(value.numel() for value in values.values())
 
 
 def _latent_sites(scene: Scene) -> list[str]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.poutine.block():
-        trace = poutine.trace(lambda: (scene.draw_psf(), scene.lights())).get_trace()
+        trace = poutine.trace(lambda: (scene.draw_psfs(), scene.lights(), scene.draw_offsets())).get_trace()
         return list(trace.stochastic_nodes)
 
 

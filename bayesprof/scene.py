@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from bayesprof.image import Image
+from bayesprof.images import Images
 from bayesprof.light import Light
-from bayesprof.likelihood import Observation, WithParameters, likelihood_for, observed_pixels
-from bayesprof.psf import PSF, as_psf, check_psf
-from bayesprof.rendering import renderer_for
+from bayesprof.mapped import Offset
+from bayesprof.naming import Prefix
+from bayesprof.only_in import OnlyIn
+from bayesprof.psf import PSF
+from bayesprof.view import View
 from bayesprof.window import Window
-from bayesprof.windows import WindowedRenderer
 
 
 class Scene:
-    """Components on an image: a Pyro model with latent sites ``component.parameter`` and the image as its observed
-    site.
+    """Components on one or several images: a Pyro model with latent sites ``component.parameter`` and each image as an
+    observed site.
 
     Parameters
     ----------
-    image : Image
-        The image; its name is that of the observed site.
+    image : Image, or a sequence of them
+        The image; its name is that of the observed site. Several show the same part of the sky: bands, epochs, or
+        instruments, each with its own pixels, PSF, depth and unit. Geometry is in pixels of the first; the others are
+        reached through their WCS, or through `maps`.
     likelihood : "gaussian", "poisson", "student_t", one of :mod:`bayesprof.likelihoods`, or a function
         How pixels scatter about the model (see :mod:`bayesprof.likelihood`). A function takes the model image,
         shape (ny, nx), and `image`, and returns a Pyro distribution over the pixels, of batch shape (ny, nx).
-        Masked pixels are left out by the scene. Sites that it draws are ``likelihood.parameter``.
+        Masked pixels are left out by the scene. Sites that it draws are ``likelihood.parameter``. Of several images, it
+        is that of each, with parameters of its own, ``likelihood_<image>.parameter``; or a mapping from names of images
+        to likelihoods, Gaussian where left out.
     psf : function, optional
         A PSF with parameters of its own, fitted with the components and used in place of that of the image: one of
         :mod:`bayesprof.models` whose names end in ``_psf``, or your own function that draws with ``pyro.sample`` and
         returns a PSF (:mod:`bayesprof.psf`) or light made of profiles centred on (0, 0). Its sites are
-        ``psf.parameter``.
+        ``psf.parameter``. Of several images, each has one, ``psf_<image>.parameter``; or those in a mapping from names
+        of images to PSFs, the others keeping their own.
     windows : mapping from names of components to Window, optional
         The pixels in which a component has light, at least: each window is enlarged to one of a few squares, beyond
         which the component is left out, and costs nothing. Its default priors are measured in the window itself.
-        Components without a window are rendered over the whole image.
+        Components without a window are rendered over the whole image. Windows are in pixels of the first image.
+    maps : mapping from names of images to arrays of shape (2, 3), optional
+        For images without a WCS, or in place of it: ``(x, y) in that image = array @ (x, y, 1) in the first``.
+    alignment : function, optional
+        By how much the images behind the first are shifted against their maps: ``models.alignment()``, or your own
+        function that returns (dx, dy), in pixels of each image, by name. Its sites are ``alignment.parameter``.
     **components : functions
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
-        keyword is the name, which goes before the names of the component's sites.
+        keyword is the name, which goes before the names of the component's sites. A function may return a mapping from
+        names of images to lights, for those that see it differently, or see it at all (see
+        :func:`bayesprof.only_in`). Lights are in pixels of the first image but for backgrounds, which are in those of
+        each.
 
     Raises
     ------
@@ -66,61 +79,132 @@ class Scene:
 
     >>> star = models.point_source(x=8.0, y=21.0)
     >>> joint = bp.Scene(image, psf=models.moffat_psf(beta=3.0), sky=models.flat_sky(), star=star, galaxy=galaxy)
+
+    Two bands, with a flux and a sky for each and one shape:
+
+    >>> g, r = (bp.Image(np.zeros((30, 40)), sigma=1.0, name=name) for name in "gr")
+    >>> bands = bp.Scene([g, r], sky=models.flat_sky(), galaxy=models.sersic())
+    >>> bands.dims["galaxy.flux"]
+    ['image']
     """
 
     def __init__(
         self,
-        image: Image,
+        image: Image | Sequence[Image],
         *,
         likelihood: Any = "gaussian",
-        psf: Callable[[], Light] | None = None,
+        psf: Any = None,
         windows: Mapping[str, Window] | None = None,
-        **components: Callable[[], Light],
+        maps: Mapping[str, Any] | None = None,
+        alignment: Callable[[], Any] | None = None,
+        **components: Any,
     ) -> None:
-        if not isinstance(image, Image):
-            raise TypeError(
-                f"Scene: expected an Image, got {type(image).__name__}; make one with bp.Image(data, sigma=...)"
-            )
+        self._images = Images.of(image, maps)
         if not components:
             raise ValueError(
                 "Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()"
             )
+        self.windows = _checked_windows(windows, components, self.image)
+        self.components: dict[str, Callable[[], Any]] = {}
+        self.seen_in: dict[str, tuple[str, ...]] = {}
         for name, component in components.items():
-            _check_component(name, component, image)
-        self.image = image
-        self.likelihood = likelihood_for(likelihood, image)
-        self.windows = _checked_windows(windows, components, image)
-        self.components = {
-            name: _bound(component, image, self.windows.get(name)) for name, component in components.items()
-        }
-        if psf is not None:
-            _check_component("psf", psf, image)
-        self.psf = None if psf is None else _bound(psf, image)
-        drawn = self._checked_psf()
-        everywhere = len(self.windows) < len(components)
-        self._render = renderer_for(image, drawn) if everywhere else None
-        self._render_windows = WindowedRenderer(image, self.windows, drawn)
+            seen, inner = _seen_in(name, component, self._images)
+            _check_component(name, inner, self._images)
+            self.seen_in[name] = seen
+            self.components[name] = _bound(inner, self._images.only(seen), self.windows.get(name))
+        self.alignment = _bound_alignment(alignment, self._images)
+        self.views = self._viewed(likelihood, psf)
+        self._check_names()
         self._check_light()
 
-    def __call__(self) -> Tensor:
-        """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
-        psf = self.draw_psf()
-        model_image = self._image_of(self.lights(), psf)
-        observation = self._observation(model_image)
-        pixels = observation.distribution.mask(self.image.valid).to_event(2)
-        pyro.sample(self.image.name, pixels, obs=observation.observed)
-        return model_image
+    def _viewed(self, likelihood: Any, psf: Any) -> dict[str, View]:
+        """Each of the images, by name, as the scene sees it."""
+        several = len(self.images) > 1
+        likelihoods = _by_image("likelihood", likelihood, self.images, several)
+        psfs = _by_image("psf", psf, self.images, several)
+        views = {}
+        for name, image in self.images.items():
+            own = psfs.get(name)
+            if own is not None:
+                _check_component("psf", own, self._images)
+            here = [component for component, seen in self.seen_in.items() if name in seen]
+            windows = {
+                component: self._images.window_in(image, window)
+                for component, window in self.windows.items()
+                if component in here
+            }
+            views[name] = View(
+                image,
+                self._images.maps[name],
+                likelihood=likelihoods.get(name, "gaussian"),
+                psf=None if own is None else _bound(own, self._images.of(image)),
+                windows=windows,
+                everywhere=len(windows) < len(here),
+                label=f"_{name}" if several else "",
+            )
+        return views
 
-    def lights(self) -> dict[str, Light]:
-        """The light of every component, its parameters drawn by Pyro."""
+    @property
+    def images(self) -> dict[str, Image]:
+        """The images, by name."""
+        return {image.name: image for image in self._images.seen}
+
+    @property
+    def image(self) -> Image:
+        """The first image, in whose pixels geometry is."""
+        return self._images.first
+
+    def image_named(self, name: str | None, asking: str) -> Image:
+        """The image of that `name`, the first where it is None; raises ValueError, for whoever is `asking`, where the
+        scene has none.
+        """
+        if name is not None and name not in self.images:
+            raise ValueError(f"{asking}: the scene has no image {name!r}; it has {list(self.images)}")
+        return self.image if name is None else self.images[name]
+
+    def __call__(self) -> Any:
+        """Draw every parameter, observe the images, and return the noiseless model image, shape (ny, nx); of several
+        images, by name.
+        """
+        psfs = self.draw_psfs()
+        models = self._images_of(self._drawn_lights(), psfs, self.draw_offsets())
+        for name, view in self.views.items():
+            view.observe(models[name])
+        return self._alone(models)
+
+    def lights(self) -> dict[str, Any]:
+        """The light of every component, its parameters drawn by Pyro, in pixels of the first image; where a scene has
+        several images, each by the names of those that see it.
+        """
+        return {name: self._alone(lights) for name, lights in self._drawn_lights().items()}
+
+    def _drawn_lights(self) -> dict[str, dict[str, Light]]:
+        """The light of every component in each image that sees it, drawn by Pyro."""
         lights = {}
         for name, component in self.components.items():
-            with _Prefix(name):
-                lights[name] = component()
+            with Prefix(name):
+                drawn = component()
+            lights[name] = drawn if isinstance(drawn, dict) else dict.fromkeys(self.seen_in[name], drawn)
         return lights
 
-    def predict(self, params: Any = None, *, components: Any = None) -> Tensor:
-        """Noiseless model image, shape (ny, nx), image units.
+    def draw_psfs(self) -> dict[str, PSF | None]:
+        """The PSF that the scene has in place of that of each image, its parameters drawn by Pyro."""
+        return {name: view.draw_psf() for name, view in self.views.items()}
+
+    def draw_offsets(self) -> dict[str, Offset]:
+        """By how much images are shifted against their maps, drawn by Pyro."""
+        if self.alignment is None:
+            return {}
+        with Prefix("alignment"):
+            found = self.alignment()
+        return found if isinstance(found, Mapping) else dict.fromkeys(self._images.names[1:], found)
+
+    def _alone(self, by_image: dict[str, Any]) -> Any:
+        """What there is for each image; of a scene of one image, for that one."""
+        return by_image if len(self.images) > 1 else by_image[self.image.name]
+
+    def predict(self, params: Any = None, *, components: Any = None, image: str | None = None) -> Any:
+        """Noiseless model image, shape (ny, nx), image units; of several images, a mapping from their names.
 
         Parameters
         ----------
@@ -128,11 +212,13 @@ class Scene:
             Every parameter that isn't held; None where all are.
         components : names, optional
             Render these only.
+        image : name, optional
+            Of this image only.
 
         Raises
         ------
         ValueError
-            For parameters that are missing, or components that the scene doesn't have.
+            For parameters that are missing, or components or an image that the scene doesn't have.
         """
         values = self._values(params)
         names = (
@@ -141,15 +227,17 @@ class Scene:
         unknown = [name for name in names if name not in self.components]
         if unknown:
             raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
+        self.image_named(image, "predict")
         with torch.no_grad():
             with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
-                psf, lights = self.draw_psf(), self.lights()
+                psfs, lights, offsets = self.draw_psfs(), self._drawn_lights(), self.draw_offsets()
             sites = {
                 name: node
                 for name, node in tracer.trace.nodes.items()
                 if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
             }
-            strange = [name for name in values if name not in sites and name not in self._noise_sites]
+            noise = {name for view in self.views.values() for name in view.noise_sites}
+            strange = [name for name in values if name not in sites and name not in noise]
             if strange:
                 raise ValueError(f"predict: the scene has no parameter {strange}; it has {list(sites)}")
             missing = [name for name, node in sites.items() if name not in values and not node["is_observed"]]
@@ -158,10 +246,23 @@ class Scene:
                     f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
                     "give params={name: value}, for example fit.params"
                 )
-            return self._image_of({name: lights[name] for name in names}, psf)
+            chosen = {name: lights[name] for name in names}
+            if image is not None:
+                return self._images_of(chosen, psfs, offsets, [image])[image]
+            return self._alone(self._images_of(chosen, psfs, offsets))
+
+    def lights_in(self, image: str, params: Any = None) -> dict[str, Light]:
+        """The light of every component that an image sees, in the pixels of that image, at `params` as of
+        :meth:`predict`.
+        """
+        values = self._values(params)
+        with torch.no_grad(), poutine.block(), poutine.condition(data=values):
+            lights, offsets = self._drawn_lights(), self.draw_offsets()
+        seen = {name: by_image[image] for name, by_image in lights.items() if image in by_image}
+        return self.views[image].lights(seen, offsets.get(image))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Values measured on the image to start a fit from, by site name; user's own components have none."""
+        """Values measured on the images to start a fit from, by site name; user's own components have none."""
         starts = {}
         for name, component in self.drawn.items():
             sources = getattr(component, "sources", {})
@@ -185,14 +286,18 @@ class Scene:
     def dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of sites that are not scalars, for ArviZ."""
         named = {site: [name for name, _ in axes] for site, axes in self._axes.items()}
-        return {**named, self.image.name: ["y", "x"]}
+        return {**named, **{name: [axis for axis, _ in self._pixels(name)] for name in self.images}}
 
     @property
     def coords(self) -> dict[str, list[Any]]:
         """Labels along those dimensions."""
-        ny, nx = self.image.shape
         labels = {name: labels for axes in self._axes.values() for name, labels in axes}
-        return {**labels, "y": list(range(ny)), "x": list(range(nx))}
+        return labels | {axis: list(range(size)) for name in self.images for axis, size in self._pixels(name)}
+
+    def _pixels(self, name: str) -> list[tuple[str, int]]:
+        """Name and length of each axis of an image: y and x, or those of this image among several."""
+        label = f"{name}_" if len(self.images) > 1 else ""
+        return [(f"{label}{axis}", size) for axis, size in zip("yx", self.images[name].shape, strict=True)]
 
     @property
     def _axes(self) -> dict[str, list[tuple[str, list[Any]]]]:
@@ -206,45 +311,38 @@ class Scene:
         }
 
     def constant_data(self) -> dict[str, Tensor]:
-        """What a result records beside the data: sigma, mask and PSF, where the image has them; not the PSF of the
-        image where the scene draws its own.
+        """What a result records beside the data: sigma, mask and PSF of each image, where it has them; not the PSF of
+        the image where the scene draws its own.
         """
-        psf = self.image.psf if self.psf is None else None
-        constants = {"sigma": self.image.sigma, "mask": self.image.mask, "psf": psf}
-        return {f"{self.image.name}_{what}": value for what, value in constants.items() if value is not None}
+        return {name: value for view in self.views.values() for name, value in view.constant_data().items()}
 
     def __repr__(self) -> str:
-        psf = "" if self.psf is None else "PSF with parameters, "
-        return f"Scene({self.image!r}, {psf}components: {', '.join(self.components)})"
+        images = ", ".join(map(repr, self.images.values()))
+        images = images if len(self.images) == 1 else f"[{images}]"
+        psf = "PSF with parameters, " if any(view.psf for view in self.views.values()) else ""
+        return f"Scene({images}, {psf}components: {', '.join(self.components)})"
 
     @property
     def drawn(self) -> dict[str, Any]:
         """All that draws parameters, by the name that goes before them, in the order of drawing."""
-        psf = {} if self.psf is None else {"psf": self.psf}
-        noise = {}
-        if isinstance(self.likelihood, WithParameters):
-            noise = {"likelihood": self.likelihood.parameters}
-        elif self._noise_sites:
-            own = functools.partial(self.likelihood, self.image.data, self.image)
-            noise = {"likelihood": functools.update_wrapper(own, self.likelihood)}
-        return {**psf, **self.components, **noise}
+        psfs = {view.psf_prefix: view.psf for view in self.views.values() if view.psf is not None}
+        alignment = {} if self.alignment is None else {"alignment": self.alignment}
+        noise = {name: one for view in self.views.values() for name, one in view.drawn_noise.items()}
+        return {**psfs, **self.components, **alignment, **noise}
 
-    def draw_psf(self) -> PSF | None:
-        """The PSF that the scene has in place of the image's, its parameters drawn by Pyro."""
-        if self.psf is None:
-            return None
-        with _Prefix("psf"):
-            return as_psf(self.psf())
-
-    def _image_of(self, lights: Mapping[str, Light], psf: PSF | None) -> Tensor:
-        """Noiseless image of `lights`, by component."""
-        image = self._render_windows(lights, psf)
-        everywhere = [light for name, light in lights.items() if name not in self.windows]
-        if self._render is not None and everywhere:
-            image = image + self._render(_joined(everywhere), psf)
-        if isinstance(image, Tensor):
-            return image
-        return torch.zeros(self.image.shape, dtype=self.image.dtype, device=self.image.device)
+    def _images_of(
+        self,
+        lights: Mapping[str, Mapping[str, Light]],
+        psfs: Mapping[str, PSF | None],
+        offsets: Mapping[str, Offset],
+        names: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Noiseless images, of all or of some `names`, of `lights` by component and image."""
+        found = {}
+        for name in names or self.images:
+            seen = {component: by_image[name] for component, by_image in lights.items() if name in by_image}
+            found[name] = self.views[name].image_of(seen, psfs[name], offsets.get(name))
+        return found
 
     def _values(self, params: Any) -> dict[str, Tensor]:
         params = getattr(params, "params", params)
@@ -258,73 +356,103 @@ class Scene:
         image = self.image
         return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
 
-    def _checked_psf(self) -> PSF | None:
-        """The PSF at one draw of its parameters, once it has been found to be one."""
-        if self.psf is None:
-            return None
-        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
-            with _Prefix("psf"):
-                light = self.psf()
-            if not isinstance(light, Light):
-                raise TypeError(
-                    f"Scene: psf returned {type(light).__name__}, expected a PSF or light made of profiles; return "
-                    "models.MoffatPSF(...) or models.Moffat(0.0, 0.0, 1.0, ...)"
-                )
-            psf = as_psf(light)
-            check_psf(psf)
-            return psf
-
     def _check_light(self) -> None:
         """Run the components once, so that a mistake in one is told here and not deep in a sampler."""
         with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
-            for name, light in self.lights().items():
-                if not isinstance(light, Light):
-                    raise TypeError(
-                        f"Scene: component {name!r} returned {type(light).__name__}, expected light; return "
-                        "models.Sersic(...) or a "
-                        "sum of lights"
+            for name, component in self.components.items():
+                with Prefix(name):
+                    light = component()
+                _check_lights(name, light, self.seen_in[name])
+            lights, offsets = self._drawn_lights(), self.draw_offsets()
+            _check_offsets(offsets, self._images.names[1:])
+            models = self._images_of(lights, self.draw_psfs(), offsets)
+            for name, view in self.views.items():
+                view.find_noise_sites(models[name])
+                if view.noise_sites and view.likelihood_prefix in self.images:
+                    raise ValueError(
+                        f"Scene: the image has the name of what its likelihood draws, {view.likelihood_prefix!r}; give "
+                        "the Image another name="
                     )
-            model_image = self._image_of(self.lights(), self.draw_psf())
-            with poutine.trace() as tracer:
-                self._observation(model_image)
-            nodes = tracer.trace.nodes
-            self._noise_sites = {name for name, node in nodes.items() if node["type"] == "sample"}
-            if self._noise_sites and self.image.name == "likelihood":
-                raise ValueError(
-                    "Scene: the image has the name of what its likelihood draws, 'likelihood'; give the Image another "
-                    "name="
+
+    def _check_names(self) -> None:
+        """Raise where a component has the name of what else draws parameters."""
+        others = {"alignment"} if self.alignment is not None else set()
+        for view in self.views.values():
+            others |= {view.psf_prefix} if view.psf is not None else set()
+        taken = [name for name in self.components if name in others]
+        if taken:
+            raise ValueError(
+                f"Scene: component {taken[0]!r} has the name of what the scene draws beside its components; rename it"
+            )
+
+
+def _check_lights(name: str, light: Any, seen: Sequence[str]) -> None:
+    remedy = "return models.Sersic(...) or a sum of lights"
+    if isinstance(light, Mapping):
+        strange = [image for image in light if image not in seen]
+        if strange:
+            raise ValueError(
+                f"Scene: component {name!r} returned light for {strange[0]!r}, expected names of images that see it: "
+                f"{list(seen)}"
+            )
+        for image, one in light.items():
+            if not isinstance(one, Light):
+                raise TypeError(
+                    f"Scene: component {name!r} returned {type(one).__name__} for image {image!r}, expected light; "
+                    f"{remedy}"
                 )
-
-    def _observation(self, model_image: Tensor) -> Observation:
-        """The pixels about `model_image`, the parameters of the likelihood drawn by Pyro."""
-        with _Prefix("likelihood"):
-            return observed_pixels(self.likelihood, model_image, self.image)
+    elif not isinstance(light, Light):
+        raise TypeError(f"Scene: component {name!r} returned {type(light).__name__}, expected light; {remedy}")
 
 
-class _Prefix(Messenger):
-    """Puts ``name.`` before the name of every site inside.
-
-    Pyro's own scope uses "/", which netCDF files and ArviZ read as a group.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def _pyro_sample(self, msg: Any) -> None:
-        msg["name"] = f"{self.name}.{msg['name']}"
+def _check_offsets(offsets: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name, offset in offsets.items():
+        if name not in names or not isinstance(offset, tuple | list) or len(offset) != 2:
+            raise ValueError(
+                f"Scene: expected alignment to return (dx, dy) by name for images behind the first, {list(names)}, got "
+                f"{offset!r} for {name!r}"
+            )
 
 
-def _joined(lights: Any) -> Light:
-    return Light(tuple(part for light in lights for part in light.parts))
+def _seen_in(name: str, component: Any, images: Images) -> tuple[tuple[str, ...], Any]:
+    """Names of the images that see a component, and the component itself."""
+    if not isinstance(component, OnlyIn):
+        return images.names, component
+    strange = [one for one in component.images if one not in images.names]
+    if strange:
+        raise ValueError(
+            f"Scene: expected component {name!r} only in images of the scene, {list(images.names)}, got {strange[0]!r}"
+        )
+    return tuple(one for one in images.names if one in component.images), component.component
 
 
-def _bound(component: Any, image: Image, window: Window | None = None) -> Callable[[], Light]:
+def _by_image(what: str, given: Any, images: Mapping[str, Image], several: bool) -> dict[str, Any]:
+    """The PSF or the likelihood of each image, by name."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(images, given)
+    strange = [name for name in given if name not in images]
+    if strange:
+        raise ValueError(f"Scene: expected {what} by name of an image, {list(images)}, got one of {strange[0]!r}")
+    return dict(given)
+
+
+def _bound(component: Any, images: Images, window: Window | None = None) -> Callable[[], Any]:
     if not hasattr(component, "bind"):
-        bound: Callable[[], Light] = component
+        bound: Callable[[], Any] = component
     else:
+        # one image is handed over as it is, so that a component of one's own needs to know no more
+        image = images if len(images.names) > 1 else images.first
         bound = component.bind(image) if window is None else component.bind(image, window)
     return bound
+
+
+def _bound_alignment(alignment: Any, images: Images) -> Callable[[], Any] | None:
+    if alignment is None:
+        return None
+    if len(images.names) == 1:
+        raise ValueError("Scene: expected several images to align, got one; leave out alignment")
+    _check_component("alignment", alignment, images)
+    return _bound(alignment, images.only(images.names[1:]))
 
 
 def _checked_windows(windows: Any, components: Mapping[str, Any], image: Image) -> dict[str, Window]:
@@ -348,10 +476,10 @@ def _checked_windows(windows: Any, components: Mapping[str, Any], image: Image) 
     return inside
 
 
-def _check_component(name: str, component: Any, image: Image) -> None:
+def _check_component(name: str, component: Any, images: Images) -> None:
     if not name or any(mark in name for mark in "./"):
         raise ValueError(f"Scene: expected component names without '.' and '/', got {name!r}; rename it")
-    if name == image.name:
+    if name in images.names:
         raise ValueError(
             f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name="
         )

@@ -176,24 +176,31 @@ def model_fits(scene: Scene, params: Any, path: str | PathLike[str]) -> None:
 
     The primary HDU, MODEL, is the noiseless model; RESIDUAL is data minus model, NaN where masked; one more for
     each component, by its name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit,
-    band and zero point.
+    band and zero point. Of a scene of several images there are the same for each, one after the other, with the name of
+    the image under the key IMGNAME and its number as EXTVER.
     """
     values = point_estimate(scene, params)
-    image = scene.image
-    header = fits.Header() if image.wcs is None else image.wcs.to_header(relax=True)
-    known = {"BUNIT": image.unit, "FILTER": image.band, "MAGZERO": image.zeropoint}
-    header.update({key: value for key, value in known.items() if value is not None})
-    model = scene.predict(values)
-    residual = np.where(image.mask.cpu(), np.nan, (image.data - model).cpu())
-    hdus = [
-        fits.PrimaryHDU(model.cpu().numpy(), header=header),
-        fits.ImageHDU(residual, header=header, name="RESIDUAL"),
-    ]
-    hdus[0].name = "MODEL"
-    for name in scene.components:
-        hdu = fits.ImageHDU(scene.predict(values, components=name).cpu().numpy(), header=header, name=name)
-        hdu.header["COMPNAME"] = name
-        hdus.append(hdu)
+    hdus: list[Any] = []
+    for number, (name, image) in enumerate(scene.images.items(), 1):
+        header = fits.Header() if image.wcs is None else image.wcs.to_header(relax=True)
+        known = {"BUNIT": image.unit, "FILTER": image.band, "MAGZERO": image.zeropoint}
+        header.update({key: value for key, value in known.items() if value is not None})
+        if len(scene.images) > 1:
+            header["IMGNAME"] = name
+        model = scene.predict(values, image=name)
+        residual = np.where(image.mask.cpu(), np.nan, (image.data - model).cpu())
+        first = fits.ImageHDU if hdus else fits.PrimaryHDU
+        of_image = [first(model.cpu().numpy(), header=header), fits.ImageHDU(residual, header=header, name="RESIDUAL")]
+        of_image[0].name = "MODEL"
+        for component in [each for each, seen in scene.seen_in.items() if name in seen]:
+            light = scene.predict(values, components=component, image=name).cpu().numpy()
+            hdu = fits.ImageHDU(light, header=header, name=component)
+            hdu.header["COMPNAME"] = component
+            of_image.append(hdu)
+        if len(scene.images) > 1:
+            for hdu in of_image:
+                hdu.ver = number
+        hdus += of_image
     fits.HDUList(hdus).writeto(path, overwrite=True)
 
 

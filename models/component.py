@@ -20,8 +20,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from bayesprof.image import Image
+from bayesprof.images import Images
 from bayesprof.light import Light
-from bayesprof.measurement import Measurement, measure
+from bayesprof.measurement import Measurement
+from bayesprof.variation import Asked, Axis, Drawn, PerImage, Shared, Variation, Varied
 from bayesprof.window import Window
 
 
@@ -31,16 +33,6 @@ class Default(NamedTuple):
     prior: Any
     start: Any
     formula: str
-
-
-class Axis(NamedTuple):
-    """An axis of a parameter that isn't a single number: its name as a dimension and the labels along it. `shared`:
-    it means the same in every component, and isn't named after one.
-    """
-
-    name: str
-    labels: tuple[Any, ...]
-    shared: bool = False
 
 
 class Parameter(NamedTuple):
@@ -61,6 +53,11 @@ class Parameter(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return tuple(len(axis.labels) for axis in self.axes)
 
+    @property
+    def per_unit(self) -> bool:
+        """Whether it is in the unit of the image, as a flux is, and so has a value for each image of a scene."""
+        return "{flux}" in self.unit
+
 
 class Derived(NamedTuple):
     """A number that follows from the parameters of a component, recorded beside them as a deterministic site.
@@ -79,7 +76,8 @@ class Component:
     """A component of the catalogue before it knows its image.
 
     `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword, or the PSF or the likelihood;
-    `parameters`: what it takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what
+    `parameters`: what it takes; `given`: what the user gave, a Pyro distribution, a value or a
+    :class:`bayesprof.variation.Variation` each; `derived`: what
     follows from the parameters and is worth a row in a table; `found`: what is known of its object, None to measure the
     image.
     """
@@ -97,22 +95,42 @@ class Component:
         """
         return replace(self, found=found)
 
-    def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
-        """This component with its default priors from what is known of its object, or from `image`, from a `window`
-        of it where it has one: a Pyro model function.
+    def bind(self, image: Image | Images, window: Window | None = None) -> BoundComponent:
+        """This component with its default priors from what is known of its object, or from the image, from a `window`
+        of it where it has one: a Pyro model function. Of several images, the geometry's come from the first, and what
+        is in the unit of the image from each.
         """
-        found = self.found or measure(image, window)
-        defaults = {name: parameter.default(found, image) for name, parameter in self.parameters.items()}
-        sources = {name: self.given.get(name, default.prior) for name, default in defaults.items()}
-        starts = {
-            name: defaults[name].start
-            for name, source in sources.items()
-            if is_prior(source)
-            and defaults[name].start is not None
-            and (name not in self.given or _plausible(source, defaults[name].start))
-        }
-        formulas = {name: default.formula for name, default in defaults.items() if name not in self.given}
-        return BoundComponent(self, sources, starts, formulas, image)
+        images = image if isinstance(image, Images) else Images.of(image)
+        found = images.measured(self.found, window)
+        axis = Axis("image", images.seen_names, shared=images.complete)
+        varied = {name: self._over(name, parameter, images, found, axis) for name, parameter in self.parameters.items()}
+        return BoundComponent(self, varied, images)
+
+    def _over(
+        self, name: str, parameter: Parameter, images: Images, found: tuple[Measurement, ...], axis: Axis
+    ) -> Varied:
+        # geometry is that of the first image, wherever it is seen
+        defaults = tuple(
+            parameter.default(one, seen if parameter.per_unit else images.first)
+            for one, seen in zip(found, images.seen, strict=True)
+        )
+        given = self.given.get(name)
+        if not isinstance(given, Variation):
+            several = parameter.per_unit and (given is None or is_prior(given)) and len(images.seen) > 1
+            given = PerImage(given) if several else Shared(given)
+        return given.over(
+            Asked(
+                name,
+                parameter.unit,
+                parameter.allowed,
+                parameter.axes,
+                images.seen,
+                defaults,
+                parameter.per_unit,
+                axis,
+                lambda value: _checked(self.kind, name, value, parameter),
+            )
+        )
 
     def __call__(self) -> Light:
         raise TypeError(
@@ -123,42 +141,101 @@ class Component:
 
 @dataclass(frozen=True)
 class BoundComponent:
-    """A Pyro model function that draws the parameters of a component and returns its light.
+    """A Pyro model function that draws the parameters of a component and returns its light: one, or by image where it
+    is seen in several and a parameter has a value for each of them.
 
-    `sources`: prior or held value of each parameter; `starts`: where a fit starts, by parameter; `formulas`: the
-    default priors among the sources, in words.
+    `varied`: how each parameter goes with the `images`.
     """
 
     component: Component
-    sources: Mapping[str, Any]
-    starts: Mapping[str, Any]
-    formulas: Mapping[str, str]
-    image: Image
+    varied: Mapping[str, Varied]
+    images: Images
 
-    def __call__(self) -> Light:
-        values = {}
-        for name, source in self.sources.items():
-            value = pyro.sample(name, source) if is_prior(source) else source
-            values[name] = torch.as_tensor(value, device=self.image.device)
-            if not values[name].is_floating_point() or not is_prior(source):
-                values[name] = values[name].to(self.image.dtype)
+    def __call__(self) -> Light | dict[str, Light]:
+        image = self.images.first
+        drawn = {}
+        for name, site in self.sites.items():
+            value = pyro.sample(name, site.source) if is_prior(site.source) else site.source
+            drawn[name] = torch.as_tensor(value, device=image.device)
+            if not drawn[name].is_floating_point() or not is_prior(site.source):
+                drawn[name] = drawn[name].to(image.dtype)
+        values = {name: one.values(drawn) for name, one in self.varied.items()}
+        for name, one in self.varied.items():
+            if one.recorded:
+                pyro.deterministic(name, values[name], event_dim=1 + len(self.component.parameters[name].axes))
         for name, derived in self.component.derived.items():
             pyro.deterministic(name, derived.of(values))
-        return self.component.light(**values)
+        if self.shared:
+            return self.component.light(**values)
+        return {
+            name: self.component.light(**{key: self._in_image(i, key, value) for key, value in values.items()})
+            for i, name in enumerate(self.images.seen_names)
+        }
+
+    def _in_image(self, i: int, name: str, value: Tensor) -> Tensor:
+        if self.varied[name].shared:
+            return value
+        return value.select(-1 - len(self.component.parameters[name].axes), i)
+
+    @property
+    def shared(self) -> bool:
+        """Whether every parameter has one value for all images."""
+        return all(one.shared for one in self.varied.values())
+
+    @property
+    def sites(self) -> dict[str, Drawn]:
+        """What is drawn or held, by the name of its site."""
+        return {name: site for one in self.varied.values() for name, site in one.sites.items()}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Prior or held value of every site."""
+        return {name: site.source for name, site in self.sites.items()}
+
+    @property
+    def starts(self) -> dict[str, Any]:
+        """Where a fit starts, by site."""
+        return {name: site.start for name, site in self.sites.items() if site.start is not None}
+
+    @property
+    def recorded(self) -> dict[str, tuple[str, str, tuple[Axis, ...]]]:
+        """What follows from the sites and is recorded beside them: its unit, its meaning and its axes, by name."""
+        images = (Axis("image", self.images.seen_names, shared=self.images.complete),)
+        parameters = self.component.parameters
+        found = {
+            name: (parameters[name].unit, "curve in wavelength", (*images, *parameters[name].axes))
+            for name, one in self.varied.items()
+            if one.recorded
+        }
+        varying = self._derived_by_image()
+        return found | {
+            name: (one.unit, one.meaning, images if name in varying else ())
+            for name, one in self.component.derived.items()
+        }
+
+    def _derived_by_image(self) -> set[str]:
+        """Names of what follows from a parameter that has a value for each image."""
+        if self.shared:
+            return set()
+        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
+            nodes = pyro.poutine.trace(self).get_trace().nodes
+        return {name for name in self.component.derived if nodes[name]["value"].ndim > 0}
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site, "" where it has none."""
-        flux = self.image.unit or "image unit"
-        stated = {name: parameter.unit for name, parameter in self.component.parameters.items()}
-        stated |= {name: derived.unit for name, derived in self.component.derived.items()}
+        units = {image.unit for image in self.images.seen}
+        flux = (units.pop() if len(units) == 1 else None) or "image unit"
+        stated = {name: site.unit for name, site in self.sites.items()}
+        stated |= {name: unit for name, (unit, *_) in self.recorded.items()}
         return {name: unit.format(flux=flux) for name, unit in stated.items()}
 
     @property
     def axes(self) -> dict[str, tuple[Axis, ...]]:
-        """Axes of the parameters that are drawn and aren't single numbers."""
-        parameters = self.component.parameters
-        return {name: parameters[name].axes for name, source in self.sources.items() if parameters[name].axes}
+        """Axes of what is drawn or recorded and isn't a single number."""
+        stated = {name: site.axes for name, site in self.sites.items()}
+        stated |= {name: axes for name, (_, _, axes) in self.recorded.items()}
+        return {name: axes for name, axes in stated.items() if axes}
 
 
 def component(
@@ -173,7 +250,8 @@ def component(
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is neither a Pyro distribution nor a number or tensor, or out of its range.
+        For a parameter that is neither a Pyro distribution nor a number or tensor, nor one of
+        :mod:`bayesprof.variation`, or out of its range.
     """
     return Component(kind, light, parameters, checked(kind, parameters, given), derived or {})
 
@@ -190,18 +268,9 @@ def is_prior(source: Any) -> bool:
     return isinstance(source, TorchDistributionMixin)
 
 
-def _plausible(prior: Any, start: Any) -> bool:
-    """Whether a value measured on the image is within four standard deviations of the user's own prior: that of a star
-    away from the main object is about the star, and a fit should start there.
-    """
-    try:
-        mean, sd = prior.mean, prior.stddev
-    except NotImplementedError:
-        return True
-    return not bool(((torch.as_tensor(start, dtype=mean.dtype, device=mean.device) - mean).abs() > 4 * sd).any())
-
-
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
+    if isinstance(value, Variation):
+        return value
     shape = parameter.shape
     what = "one number" if shape == () else f"an array over {', '.join(axis.name for axis in parameter.axes)}"
     what = "the vector (e1, e2)" if name.endswith("ellipticity") else what

@@ -26,7 +26,12 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "t
 
 
 def profile(
-    scene: Scene, params: Any, *, component: str | None = None, path: str | PathLike[str] | None = None
+    scene: Scene,
+    params: Any,
+    *,
+    component: str | None = None,
+    image: str | None = None,
+    path: str | PathLike[str] | None = None,
 ) -> Figure:
     """Light profile of a component: surface brightness in elliptical annuli, of data, model and each component.
 
@@ -44,13 +49,15 @@ def profile(
         Where to show the model (see :func:`bayesprof.estimate.point_estimate`).
     component : str, optional
         Name of the component; by default the first that isn't a sky.
+    image : str, optional
+        Name of the image, of a scene of several; the first where left out.
     path : str or path, optional
         File to write the figure to.
 
     Raises
     ------
     ValueError
-        For a component that the scene doesn't have, or whose surroundings are masked.
+        For a component or an image that the scene doesn't have, or a component whose surroundings are masked.
 
     Examples
     --------
@@ -61,26 +68,27 @@ def profile(
     >>> figure = plots.profile(scene, None)
     """
     values = point_estimate(scene, params)
-    lights = lights_at(scene, values)
+    seen = scene.image_named(image, "profile")
+    lights = lights_at(scene, values, seen.name)
     name = _chosen(component, lights)
-    images = {each: scene.predict(values, components=each).cpu().numpy() for each in lights}
+    images = {each: scene.predict(values, components=each, image=seen.name).cpu().numpy() for each in lights}
     sources = {each: image for each, image in images.items() if each == name or not is_sky(lights[each])}
-    sky = sum((image for each, image in images.items() if each not in sources), np.zeros(scene.image.shape))
+    sky = sum((image for each, image in images.items() if each not in sources), np.zeros(seen.shape))
 
     x, y, q, theta = centre_and_shape(lights[name], images[name])
-    rings = annuli(scene.image.valid.cpu().numpy(), x, y, q, theta)
+    rings = annuli(seen.valid.cpu().numpy(), x, y, q, theta)
     if len(rings.radius) < 2:
         raise ValueError(f"profile: expected unmasked pixels around {name!r}, got too few; choose another component=")
-    data = scene.image.data.cpu().numpy() - sky
-    mean, total = rings.mean(data), rings.mean(scene.predict(values).cpu().numpy() - sky)
-    sigma = scene.image.sigma
+    data = seen.data.cpu().numpy() - sky
+    mean, total = rings.mean(data), rings.mean(scene.predict(values, image=seen.name).cpu().numpy() - sky)
+    sigma = seen.sigma
     error = rings.scatter(data) if sigma is None else rings.error(sigma.cpu().numpy())
     curves = {each: rings.mean(image) for each, image in sources.items()}
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        brightness, unit = _brightness(scene.image)
+        brightness, unit = _brightness(seen)
         _draw_data(top, rings.radius, mean, error, brightness, "data - sky" if len(sources) < len(images) else "data")
         if len(curves) > 1:
             top.plot(rings.radius, brightness(total), color="k", lw=1.5, label="model")
@@ -89,7 +97,7 @@ def profile(
                 rings.radius, brightness(curve), color=colour, lw=1.5, ls="-" if each == name else "--", label=each
             )
         _draw_deviations(bottom, rings.radius, (mean - total) / error)
-        _finish(top, bottom, scene.image, f"surface brightness\n[{unit}]")
+        _finish(top, bottom, seen, f"surface brightness\n[{unit}]")
         floor = np.nanmin(np.where(mean > error, mean - error, error))
         top.set_ylim(*brightness(np.array([0.7 * floor, 1.5 * max(mean.max(), total.max(), floor)])))
         shape = f", q = {q:.3f}, theta = {theta % math.pi:.3f} rad" if q < 1 else ", circles"
