@@ -190,7 +190,8 @@ def _grid(count: int, nx: int, ny: int, size: float) -> tuple[np.ndarray, np.nda
 
 
 def _through_the_sky(first: Image, other: Image, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    assert first.wcs is not None and other.wcs is not None
+    assert first.wcs is not None
+    assert other.wcs is not None
     sky = first.wcs.pixel_to_world(x, y).transform_to(wcs_to_celestial_frame(other.wcs))
     axes = np.empty((len(x), 2))
     axes[:, other.wcs.wcs.lng] = sky.spherical.lon.deg

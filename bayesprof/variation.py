@@ -7,7 +7,7 @@ Any of these takes the place of a prior or a held value:
 >>> import pyro.distributions as dist
 >>> from bayesprof import models
 >>> wavelength = {"g": 0.47, "r": 0.62, "z": 0.90}
->>> galaxy = models.sersic(n=polynomial(wavelength, order=2), r_eff=per_image(dist.LogNormal(2.0, 0.5)), q=0.8, theta=0.3)
+>>> galaxy = models.sersic(n=polynomial(wavelength, order=2), r_eff=per_image(dist.LogNormal(2.0, 0.5)))
 
 A curve is drawn in the space where the prior of the parameter has the whole line as its support: for positive
 parameters a polynomial is one of the logarithm, so that it stays positive.
@@ -34,6 +34,7 @@ from bayesprof.image import Image
 _BEND = 0.5
 """Standard deviation of the coefficients of a curve: of a positive parameter, half of its logarithm over half of the
 range of wavelengths."""
+_NOTHING = 1e-9  # of a coefficient: rounding
 
 
 class Axis(NamedTuple):
@@ -255,7 +256,7 @@ class Curve(Variation):
         zero = torch.zeros(basis.shape[1], *asked.shape, dtype=basis.dtype, device=basis.device)
         if any(start is None for start in starts):
             return None, zero
-        measured = torch.stack([torch.as_tensor(start).to(basis) for start in starts])
+        measured = torch.stack([torch.as_tensor(start, dtype=torch.float64) for start in starts]).to(basis)
         if factors is not None:
             measured = measured / _beside(factors, len(asked.axes))
         design = torch.cat([torch.ones_like(basis[:, :1]), basis], dim=1)
@@ -263,6 +264,7 @@ class Curve(Variation):
             return None, zero
         free = transform.inv(measured).reshape(len(measured), -1)
         found = torch.linalg.pinv(design) @ free
+        found = torch.where(found.abs() < _NOTHING, torch.zeros_like(found), found)
         middle = transform(found[0].reshape(asked.shape))
         start = start_of(source, middle, given=self.prior is not None)
         return start, found[1:].reshape(zero.shape) if start is not None else zero
@@ -504,7 +506,11 @@ def _formula(axis: Axis, defaults: Sequence[Any]) -> str:
     words = [default.formula for default in defaults]
     if len(set(words)) == 1:
         return f"{words[0]}, each"
-    return "; ".join(f"{label}: {one}" for label, one in zip(axis.labels, words, strict=True))
+    priors, meanings = zip(*(one.partition(": ")[::2] for one in words), strict=True)
+    if len(set(meanings)) > 1:
+        return "; ".join(f"{label}: {one}" for label, one in zip(axis.labels, words, strict=True))
+    each = ", ".join(f"{prior} of {label}" for prior, label in zip(priors, axis.labels, strict=True))
+    return f"{each}: {meanings[0]}"
 
 
 def _zeropoint_factors(asked: Asked, references: Sequence[int]) -> Tensor:
