@@ -11,6 +11,7 @@ from types import ModuleType
 
 from bayesprof.blank_sky import noise_correlation
 from bayesprof.correlation import NoiseCorrelation
+from bayesprof.curves import polynomial, spline
 from bayesprof.detecting import detect
 from bayesprof.detections import Detections
 from bayesprof.image import Image
@@ -18,7 +19,7 @@ from bayesprof.only_in import only_in
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
-from bayesprof.variation import per_band, per_image, polynomial, shared, spline
+from bayesprof.variation import per_band, per_image, shared
 from bayesprof.window import Window
 
 __all__ = [

@@ -11,12 +11,21 @@ from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from bayesprof.assembling import (
+    bound,
+    bound_alignment,
+    by_image,
+    check_component,
+    check_lights,
+    check_offsets,
+    checked_windows,
+    seen_in,
+)
 from bayesprof.image import Image
 from bayesprof.images import Images
 from bayesprof.light import Light
 from bayesprof.mapped import Offset
 from bayesprof.naming import Prefix
-from bayesprof.only_in import OnlyIn
 from bayesprof.psf import PSF
 from bayesprof.view import View
 from bayesprof.window import Window
@@ -104,15 +113,15 @@ class Scene:
             raise ValueError(
                 "Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()"
             )
-        self.windows = _checked_windows(windows, components, self.image)
+        self.windows = checked_windows(windows, components, self.image)
         self.components: dict[str, Callable[[], Any]] = {}
         self.seen_in: dict[str, tuple[str, ...]] = {}
         for name, component in components.items():
-            seen, inner = _seen_in(name, component, self._images)
-            _check_component(name, inner, self._images)
+            seen, inner = seen_in(name, component, self._images)
+            check_component(name, inner, self._images)
             self.seen_in[name] = seen
-            self.components[name] = _bound(inner, self._images.only(seen), self.windows.get(name))
-        self.alignment = _bound_alignment(alignment, self._images)
+            self.components[name] = bound(inner, self._images.only(seen), self.windows.get(name))
+        self.alignment = bound_alignment(alignment, self._images)
         self.views = self._viewed(likelihood, psf)
         self._check_names()
         self._check_light()
@@ -120,13 +129,13 @@ class Scene:
     def _viewed(self, likelihood: Any, psf: Any) -> dict[str, View]:
         """Each of the images, by name, as the scene sees it."""
         several = len(self.images) > 1
-        likelihoods = _by_image("likelihood", likelihood, self.images, several)
-        psfs = _by_image("psf", psf, self.images, several)
+        likelihoods = by_image("likelihood", likelihood, self.images, several)
+        psfs = by_image("psf", psf, self.images, several)
         views = {}
         for name, image in self.images.items():
             own = psfs.get(name)
             if own is not None:
-                _check_component("psf", own, self._images)
+                check_component("psf", own, self._images)
             here = [component for component, seen in self.seen_in.items() if name in seen]
             windows = {
                 component: self._images.window_in(image, window)
@@ -137,7 +146,7 @@ class Scene:
                 image,
                 self._images.maps[name],
                 likelihood=likelihoods.get(name, "gaussian"),
-                psf=None if own is None else _bound(own, self._images.of(image)),
+                psf=None if own is None else bound(own, self._images.of(image)),
                 windows=windows,
                 everywhere=len(windows) < len(here),
                 label=f"_{name}" if several else "",
@@ -197,7 +206,7 @@ class Scene:
             return {}
         with Prefix("alignment"):
             found = self.alignment()
-        return found if isinstance(found, Mapping) else dict.fromkeys(self._images.names[1:], found)
+        return dict(found) if isinstance(found, Mapping) else dict.fromkeys(self._images.names[1:], found)
 
     def _alone(self, by_image: dict[str, Any]) -> Any:
         """What there is for each image; of a scene of one image, for that one."""
@@ -362,9 +371,9 @@ class Scene:
             for name, component in self.components.items():
                 with Prefix(name):
                     light = component()
-                _check_lights(name, light, self.seen_in[name])
+                check_lights(name, light, self.seen_in[name])
             lights, offsets = self._drawn_lights(), self.draw_offsets()
-            _check_offsets(offsets, self._images.names[1:])
+            check_offsets(offsets, self._images.names[1:])
             models = self._images_of(lights, self.draw_psfs(), offsets)
             for name, view in self.views.items():
                 view.find_noise_sites(models[name])
@@ -384,113 +393,3 @@ class Scene:
             raise ValueError(
                 f"Scene: component {taken[0]!r} has the name of what the scene draws beside its components; rename it"
             )
-
-
-def _check_lights(name: str, light: Any, seen: Sequence[str]) -> None:
-    remedy = "return models.Sersic(...) or a sum of lights"
-    if isinstance(light, Mapping):
-        strange = [image for image in light if image not in seen]
-        if strange:
-            raise ValueError(
-                f"Scene: component {name!r} returned light for {strange[0]!r}, expected names of images that see it: "
-                f"{list(seen)}"
-            )
-        for image, one in light.items():
-            if not isinstance(one, Light):
-                raise TypeError(
-                    f"Scene: component {name!r} returned {type(one).__name__} for image {image!r}, expected light; "
-                    f"{remedy}"
-                )
-    elif not isinstance(light, Light):
-        raise TypeError(f"Scene: component {name!r} returned {type(light).__name__}, expected light; {remedy}")
-
-
-def _check_offsets(offsets: Mapping[str, Any], names: Sequence[str]) -> None:
-    for name, offset in offsets.items():
-        if name not in names or not isinstance(offset, tuple | list) or len(offset) != 2:
-            raise ValueError(
-                f"Scene: expected alignment to return (dx, dy) by name for images behind the first, {list(names)}, got "
-                f"{offset!r} for {name!r}"
-            )
-
-
-def _seen_in(name: str, component: Any, images: Images) -> tuple[tuple[str, ...], Any]:
-    """Names of the images that see a component, and the component itself."""
-    if not isinstance(component, OnlyIn):
-        return images.names, component
-    strange = [one for one in component.images if one not in images.names]
-    if strange:
-        raise ValueError(
-            f"Scene: expected component {name!r} only in images of the scene, {list(images.names)}, got {strange[0]!r}"
-        )
-    return tuple(one for one in images.names if one in component.images), component.component
-
-
-def _by_image(what: str, given: Any, images: Mapping[str, Image], several: bool) -> dict[str, Any]:
-    """The PSF or the likelihood of each image, by name."""
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(images, given)
-    strange = [name for name in given if name not in images]
-    if strange:
-        raise ValueError(f"Scene: expected {what} by name of an image, {list(images)}, got one of {strange[0]!r}")
-    return dict(given)
-
-
-def _bound(component: Any, images: Images, window: Window | None = None) -> Callable[[], Any]:
-    if not hasattr(component, "bind"):
-        bound: Callable[[], Any] = component
-    else:
-        # one image is handed over as it is, so that a component of one's own needs to know no more
-        image = images if len(images.names) > 1 else images.first
-        bound = component.bind(image) if window is None else component.bind(image, window)
-    return bound
-
-
-def _bound_alignment(alignment: Any, images: Images) -> Callable[[], Any] | None:
-    if alignment is None:
-        return None
-    if len(images.names) == 1:
-        raise ValueError("Scene: expected several images to align, got one; leave out alignment")
-    _check_component("alignment", alignment, images)
-    return _bound(alignment, images.only(images.names[1:]))
-
-
-def _checked_windows(windows: Any, components: Mapping[str, Any], image: Image) -> dict[str, Window]:
-    if windows is not None and not isinstance(windows, Mapping):
-        raise TypeError(
-            f"Scene: expected windows as a mapping from names of components to bp.Window, got {type(windows).__name__}"
-        )
-    for name, window in (windows or {}).items():
-        if name not in components:
-            raise ValueError(f"Scene: expected windows of components, {list(components)}, got one of {name!r}")
-        if not isinstance(window, Window):
-            raise TypeError(
-                f"Scene: expected the window of {name!r} to be a bp.Window(x0, y0, x1, y1), got {type(window).__name__}"
-            )
-    inside = {name: window.within(image.shape) for name, window in (windows or {}).items()}
-    for name, window in inside.items():
-        if not bool(image.valid[window.y0 : window.y1, window.x0 : window.x1].any()):
-            raise ValueError(
-                f"Scene: expected unmasked pixels in the window of {name!r}, {window} has none; enlarge it"
-            )
-    return inside
-
-
-def _check_component(name: str, component: Any, images: Images) -> None:
-    if not name or any(mark in name for mark in "./"):
-        raise ValueError(f"Scene: expected component names without '.' and '/', got {name!r}; rename it")
-    if name in images.names:
-        raise ValueError(
-            f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name="
-        )
-    if isinstance(component, Light):
-        raise TypeError(
-            f"Scene: component {name!r} is a light, expected a function that returns one; use "
-            f"models.{type(component).__name__.lower()}"
-            "(...) or wrap it: lambda: light"
-        )
-    if not callable(component):
-        raise TypeError(
-            f"Scene: expected component {name!r} to be a function that returns light, got {type(component).__name__}; "
-            "for example models.sersic()"
-        )

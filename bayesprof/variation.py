@@ -6,35 +6,24 @@ Any of these takes the place of a prior or a held value:
 
 >>> import pyro.distributions as dist
 >>> from bayesprof import models
+>>> from bayesprof.curves import polynomial
 >>> wavelength = {"g": 0.47, "r": 0.62, "z": 0.90}
 >>> galaxy = models.sersic(n=polynomial(wavelength, order=2), r_eff=per_image(dist.LogNormal(2.0, 0.5)))
-
-A curve is drawn in the space where the prior of the parameter has the whole line as its support: for positive
-parameters a polynomial is one of the logarithm, so that it stays positive.
 """
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from scipy.interpolate import CubicSpline
 from torch import Tensor
-from torch.distributions import biject_to
 
 from bayesprof.image import Image
-
-_BEND = 0.5
-"""Standard deviation of the coefficients of a curve: of a positive parameter, half of its logarithm over half of the
-range of wavelengths."""
-_NOTHING = 1e-9  # of a coefficient: rounding
+from bayesprof.joint_prior import together
 
 
 class Axis(NamedTuple):
@@ -150,124 +139,14 @@ class PerBand(Variation):
         drawn = _each(asked, self.given, [asked.defaults[leader] for leader in leaders], axis, "per_band")
         factors = None
         if asked.per_unit and len(bands) < len(asked.seen):
-            factors = _zeropoint_factors(asked, [leaders[band] for band in place])
+            factors = zeropoint_factors(asked, [leaders[band] for band in place])
 
         def values(sites: Mapping[str, Tensor]) -> Tensor:
             value = sites[asked.name]
             at = value.ndim - 1 - len(asked.axes)
-            return _scaled(torch.stack([value.select(at, band) for band in place], dim=at), factors, len(asked.axes))
+            return scaled(torch.stack([value.select(at, band) for band in place], dim=at), factors, len(asked.axes))
 
         return Varied({asked.name: drawn}, values)
-
-
-@dataclass(frozen=True)
-class Curve(Variation):
-    """A smooth function of wavelength, by coefficients of functions that vanish in the middle.
-
-    `basis`: from wavelengths, shape (images,), to those functions (images, terms); `labels` of the terms and the
-    `axis` they lie along.
-    """
-
-    kind: str
-    wavelengths: Any
-    basis: Callable[[np.ndarray], np.ndarray]
-    axis: str
-    labels: tuple[Any, ...]
-    middle: float
-    prior: Any = None
-    coefficients: Any = None
-    scale: float = field(default=_BEND)
-
-    def over(self, asked: Asked) -> Varied:
-        wavelengths = np.array([self._of(asked, i) for i in range(len(asked.seen))])
-        nearest = int(np.argmin(np.abs(wavelengths - self.middle)))
-        default = asked.defaults[nearest]
-        like = asked.seen[0]
-        basis = torch.as_tensor(self.basis(wavelengths), dtype=like.dtype, device=like.device)
-        source = default.prior if self.prior is None else asked.checked(self.prior)
-        if not isinstance(source, TorchDistributionMixin):
-            raise TypeError(
-                f"{self.kind}: expected a prior of the {asked.name} in the middle, got {source!r}; give "
-                f"{self.kind}(..., prior=...), or hold {asked.name} with per_image"
-            )
-        transform = biject_to(source.support)
-        factors = _zeropoint_factors(asked, [nearest] * len(asked.seen)) if asked.per_unit else None
-        started, coefficients = self._starts(asked, transform, basis, factors, source)
-        shape = (len(self.labels), *asked.shape)
-        bends = self._bends(shape, like)
-        terms = (Axis(f"{asked.name}_{self.axis}", self.labels), *asked.axes)
-        middle, bent = f"{asked.name}_middle", f"{asked.name}_coefficients"
-        words = f"{default.formula} (at {self.middle:g})" if self.prior is None else ""
-        sites = {
-            middle: asked.drawn(source, started, words, asked.axes),
-            bent: Drawn(
-                bends,
-                coefficients,
-                f"Normal(0, {self.scale:g}) each" if self.coefficients is None else "",
-                "",
-                terms,
-                "finite",
-            ),
-        }
-
-        def values(drawn: Mapping[str, Tensor]) -> Tensor:
-            rest = len(asked.axes)
-            centre, coefficients = transform.inv(drawn[middle]), drawn[bent]
-            # the axis of terms, behind any batch, goes last for the product and the one of images takes its place
-            moved = coefficients.movedim(-1 - rest, -1) @ basis.mT
-            curve = transform(centre.unsqueeze(-1 - rest) + moved.movedim(-1, -1 - rest))
-            return _scaled(curve, factors, rest)
-
-        return Varied(sites, values, recorded=True)
-
-    def _of(self, asked: Asked, i: int) -> float:
-        image = asked.seen[i].name
-        if isinstance(self.wavelengths, Mapping):
-            if image not in self.wavelengths:
-                raise ValueError(
-                    f"{self.kind}: expected a wavelength of every image, got none of {image!r}; add it to "
-                    f"{list(self.wavelengths)}"
-                )
-            return float(self.wavelengths[image])
-        if len(self.wavelengths) != len(asked.seen):
-            raise ValueError(
-                f"{self.kind}: expected {len(asked.seen)} wavelengths, of {[one.name for one in asked.seen]}, got "
-                f"{len(self.wavelengths)}; give them by name: {{{image!r}: ...}}"
-            )
-        return float(self.wavelengths[i])
-
-    def _bends(self, shape: tuple[int, ...], like: Image) -> Any:
-        if self.coefficients is None:
-            zero = torch.zeros(shape, dtype=like.dtype, device=like.device)
-            return dist.Normal(zero, torch.full_like(zero, self.scale)).to_event(len(shape))
-        given = self.coefficients
-        if not isinstance(given, TorchDistributionMixin) or tuple(given.shape()) not in ((), shape):
-            raise ValueError(
-                f"{self.kind}: expected coefficients as a Pyro distribution of shape {shape}, or of one number for "
-                f"each of them, got {given!r}"
-            )
-        return given if tuple(given.shape()) == shape else given.expand(shape).to_event(len(shape))
-
-    def _starts(
-        self, asked: Asked, transform: Any, basis: Tensor, factors: Tensor | None, source: Any
-    ) -> tuple[Any, Tensor]:
-        """Where a fit starts: the curve nearest to what was measured on each image."""
-        starts = [default.start for default in asked.defaults]
-        zero = torch.zeros(basis.shape[1], *asked.shape, dtype=basis.dtype, device=basis.device)
-        if any(start is None for start in starts):
-            return None, zero
-        measured = torch.stack([torch.as_tensor(start, dtype=torch.float64) for start in starts]).to(basis)
-        if factors is not None:
-            measured = measured / _beside(factors, len(asked.axes))
-        design = torch.cat([torch.ones_like(basis[:, :1]), basis], dim=1)
-        if not bool(transform.codomain.check(measured).all()):
-            return None, zero
-        free = transform.inv(measured).reshape(len(measured), -1)
-        found = torch.linalg.pinv(design) @ free
-        found = torch.where(found.abs() < _NOTHING, torch.zeros_like(found), found)
-        middle = transform(found[0].reshape(asked.shape))
-        start = start_of(source, middle, given=self.prior is not None)
-        return start, found[1:].reshape(zero.shape) if start is not None else zero
 
 
 def shared(prior: Any = None) -> Variation:
@@ -319,87 +198,6 @@ def per_band(prior: Any = None) -> Variation:
     return PerBand(prior)
 
 
-def polynomial(
-    wavelengths: Mapping[str, float] | Sequence[float],
-    order: int = 1,
-    *,
-    prior: Any = None,
-    coefficients: Any = None,
-    scale: float = _BEND,
-) -> Variation:
-    """A polynomial in wavelength.
-
-    ``u(wavelength) = u_middle + sum over k = 1 .. order of c_k s^k``, with s from -1 to 1 over the wavelengths and u
-    the parameter without its bounds: its logarithm where it is positive. Sites ``<parameter>_middle``, its value in the
-    middle, and ``<parameter>_coefficients``; the values in the images are recorded as ``<parameter>``. A flux is in the
-    unit of the image nearest to the middle, and in the others by their zero points.
-
-    Parameters
-    ----------
-    wavelengths : mapping from names of images, or in their order; any unit.
-    order : >= 1; with one less than the number of images they are free.
-    prior : Pyro distribution of the value in the middle, or None for its default.
-    coefficients : Pyro distribution of the coefficients c_k, together or of each, or None: Normal(0, `scale`).
-    scale : > 0.
-
-    Raises
-    ------
-    ValueError
-        For an order or a scale out of range, or fewer than two wavelengths.
-
-    Examples
-    --------
-    >>> from bayesprof import models
-    >>> galaxy = models.sersic(n=polynomial({"g": 0.47, "r": 0.62, "z": 0.90}, order=2))
-    """
-    low, high = _range_of("polynomial", wavelengths, scale)
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ValueError(f"polynomial: expected order as a whole number >= 1, got {order!r}; give a prior for order 0")
-    middle, half = 0.5 * (low + high), 0.5 * (high - low)
-
-    def basis(values: np.ndarray) -> np.ndarray:
-        return ((values - middle) / half)[:, None] ** np.arange(1, order + 1)
-
-    labels = tuple(range(1, order + 1))
-    return Curve("polynomial", wavelengths, basis, "power", labels, middle, prior, coefficients, scale)
-
-
-def spline(
-    wavelengths: Mapping[str, float] | Sequence[float],
-    knots: Sequence[float],
-    *,
-    prior: Any = None,
-    coefficients: Any = None,
-    scale: float = _BEND,
-) -> Variation:
-    """A natural cubic spline in wavelength through the values at `knots`, two wavelengths at least.
-
-    As :func:`polynomial`, but that the middle is a knot, the one of the middle, and a coefficient is by how much the
-    parameter without its bounds differs at another knot.
-
-    Examples
-    --------
-    >>> from bayesprof import models
-    >>> galaxy = models.sersic(r_eff=spline({"g": 0.47, "r": 0.62, "i": 0.75, "z": 0.90}, knots=[0.47, 0.65, 0.90]))
-    """
-    _range_of("spline", wavelengths, scale)
-    places = np.array(knots, dtype=float).ravel()
-    if len(places) < 2 or not np.isfinite(places).all() or not (np.diff(places) > 0).all():
-        raise ValueError(f"spline: expected two or more knots, ascending wavelengths, got {knots!r}")
-    reference = len(places) // 2
-    others = [i for i in range(len(places)) if i != reference]
-
-    def basis(values: np.ndarray) -> np.ndarray:
-        if len(places) == 2:  # a line
-            return np.asarray((values - places[reference]) / (places[others[0]] - places[reference]))[:, None]
-        unit = np.eye(len(places))[:, others]
-        return np.asarray(CubicSpline(places, unit, bc_type="natural")(values))
-
-    labels = tuple(float(places[i]) for i in others)
-    middle = float(places[reference])
-    return Curve("spline", wavelengths, basis, "knot", labels, middle, prior, coefficients, scale)
-
-
 def start_of(source: Any, start: Any, *, given: bool) -> Any:
     """`start`, where a fit may start there: from a prior, and from a given one where it is within four standard
     deviations of it. What was measured on the image may be another object than the user's prior is about.
@@ -414,45 +212,6 @@ def start_of(source: Any, start: Any, *, given: bool) -> Any:
         return start
     value = torch.as_tensor(start, dtype=mean.dtype, device=mean.device)
     return None if bool(((value - mean).abs() > 4 * sd).any()) else start
-
-
-def together(priors: Sequence[Any]) -> Any:
-    """Priors of one family, as one over all of them, with a first axis for them.
-
-    Raises TypeError where they differ in more than their parameters.
-    """
-    first = priors[0]
-    if all(prior is first for prior in priors):
-        joint = first.expand((len(priors), *first.batch_shape))
-    else:
-        joint = _stacked(list(priors))
-    return joint.to_event(1)
-
-
-def _stacked(priors: list[Any]) -> Any:
-    first = priors[0]
-    if any(type(prior) is not type(first) for prior in priors):
-        raise TypeError(
-            f"per_image: expected priors of one family, got {sorted({type(prior).__name__ for prior in priors})}; use "
-            "one family, or write the component as a function that draws each of them"
-        )
-    if isinstance(first, dist.Independent):
-        inner = _stacked([prior.base_dist for prior in priors])
-        return inner.to_event(first.reinterpreted_batch_ndims)
-    if type(first) in (dist.TransformedDistribution, torch.distributions.TransformedDistribution):
-        return dist.TransformedDistribution(_stacked([prior.base_dist for prior in priors]), first.transforms)
-    takes = inspect.signature(type(first).__init__).parameters.values()
-    # an argument with a default may be one of several ways to say the same
-    names = [one.name for one in takes if one.name != "self" and (one.default is one.empty or one.name in vars(first))]
-    if "scale_tril" in names:
-        names = ["loc", "scale_tril"]
-    names = [name for name in names if hasattr(first, name)]
-    try:
-        return type(first)(**{name: torch.stack([getattr(prior, name) for prior in priors]) for name in names})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"per_image: {type(first).__name__} priors can't be put together ({error}); give one prior over all images"
-        ) from error
 
 
 def _each(asked: Asked, given: Any, defaults: Sequence[Any], axis: Axis, kind: str) -> Drawn:
@@ -513,7 +272,7 @@ def _formula(axis: Axis, defaults: Sequence[Any]) -> str:
     return f"{each}: {meanings[0]}"
 
 
-def _zeropoint_factors(asked: Asked, references: Sequence[int]) -> Tensor:
+def zeropoint_factors(asked: Asked, references: Sequence[int]) -> Tensor:
     """By what a flux is multiplied from the unit of one image to that of another, shape (images,)."""
     without = [image.name for image in asked.seen if image.zeropoint is None]
     if without:
@@ -527,24 +286,10 @@ def _zeropoint_factors(asked: Asked, references: Sequence[int]) -> Tensor:
     return torch.tensor(ratios, dtype=like.dtype, device=like.device)
 
 
-def _scaled(values: Tensor, factors: Tensor | None, axes: int) -> Tensor:
-    return values if factors is None else values * _beside(factors, axes)
+def scaled(values: Tensor, factors: Tensor | None, axes: int) -> Tensor:
+    return values if factors is None else values * beside(factors, axes)
 
 
-def _beside(factors: Tensor, axes: int) -> Tensor:
+def beside(factors: Tensor, axes: int) -> Tensor:
     """Factors of the images, to be multiplied with values that have so many axes behind that of the images."""
     return factors.reshape(-1, *[1] * axes)
-
-
-def _range_of(kind: str, wavelengths: Any, scale: float) -> tuple[float, float]:
-    try:
-        values = [float(value) for value in (wavelengths.values() if isinstance(wavelengths, Mapping) else wavelengths)]
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{kind}: expected wavelengths as a mapping from names of images, or a list, got {wavelengths!r}"
-        ) from error
-    if len(set(values)) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"{kind}: expected two or more different wavelengths, got {values}; use a prior alone")
-    if not scale > 0:
-        raise ValueError(f"{kind}: expected scale > 0, got {scale!r}")
-    return min(values), max(values)

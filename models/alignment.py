@@ -31,9 +31,8 @@ def alignment(*, dx: Any = None, dy: Any = None) -> Component:
     >>> from bayesprof import models
     >>> offsets = models.alignment(dx=dist.Normal(0.0, 0.1), dy=dist.Normal(0.0, 0.1))
     """
-    given = {"dx": dx, "dy": dy}
-    each = {name: per_image(value) if value is None or is_prior(value) else value for name, value in given.items()}
-    return component("alignment", _offset, {"dx": _OFFSET, "dy": _OFFSET}, **each)
+    dx, dy = (per_image(value) if value is None or is_prior(value) else value for value in (dx, dy))
+    return component("alignment", _offset, {"dx": _OFFSET, "dy": _OFFSET}, dx=dx, dy=dy)
 
 
 def _offset(dx: Any, dy: Any) -> tuple[Any, Any]:

@@ -219,7 +219,7 @@ class BoundComponent:
             return set()
         with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
             nodes = pyro.poutine.trace(self).get_trace().nodes
-        return {name for name in self.component.derived if nodes[name]["value"].ndim > 0}
+        return {name for name in self.component.derived if torch.as_tensor(nodes[name]["value"]).ndim > 0}
 
     @property
     def units(self) -> dict[str, str]:

@@ -44,7 +44,7 @@ def sky_map(
     wcs.wcs.crval = [150.1, 2.2]
     wcs.wcs.crpix = [0.5 * nx + 3.2, 0.5 * ny - 1.7]
     cos, sin = math.cos(angle), math.sin(angle)
-    wcs.wcs.cd = np.array([[cos if mirrored else -cos, -sin if mirrored else -sin], [-sin, cos]]) * scale / 3600
+    wcs.wcs.cd = np.array([[-cos, -sin], [-sin, cos]]) @ np.diag([-1 if mirrored else 1, 1]) * scale / 3600
     if distorted:
         a, b = np.zeros((4, 4)), np.zeros((4, 4))
         a[2, 0], a[0, 2], a[1, 1], a[3, 0] = 3e-4, -2e-4, 1e-4, 2e-6
@@ -218,13 +218,11 @@ def test_lattice_of_values_is_seen_in_finer_and_mirrored_pixels(matrix, moffat_p
     here = renderer_for(blank("here", (26, 33), None))(light).numpy()
     (a, _, c), (_, e, f) = matrix
     # a pixel of the first image holds 2 x 2 of the other
-    rows = np.arange(26)[2:24]
-    columns = np.arange(33)[2:28]
-    low_x, low_y = (np.minimum(s * (p - 0.5), s * (p + 0.5)) + t + 0.5 for s, t, p in ((a, c, columns), (e, f, rows)))
-    sums = [
-        [there[int(round(v)) : int(round(v)) + 2, int(round(u)) : int(round(u)) + 2].sum() for u in low_x]
-        for v in low_y
-    ]
+    first_x, first_y = (
+        np.rint(np.minimum(scale * (pixels - 0.5), scale * (pixels + 0.5)) + shift + 0.5).astype(int)
+        for scale, shift, pixels in ((a, c, np.arange(2, 28)), (e, f, np.arange(2, 24)))
+    )
+    sums = [[there[v : v + 2, u : u + 2].sum() for u in first_x] for v in first_y]
     np.testing.assert_allclose(sums, here[2:24, 2:28], atol=1e-9)
 
 
