@@ -25,9 +25,11 @@ from astropy.wcs import WCS
 
 import bayesprof as bp
 from bayesprof import inference, models
+from bayesprof.seeing import seeing
 
 torch.set_num_threads(1)
 DECALS = {"g": 0.4770, "r": 0.6231, "z": 0.9134}  # micrometres
+HSC = {"g": 0.4816, "r": 0.6234, "i": 0.7741, "z": 0.8912, "y": 0.9779}
 JWST = {"f115w": 1.154, "f150w": 1.501, "f200w": 1.990, "f277w": 2.786, "f356w": 3.563, "f410m": 4.092, "f444w": 4.421}
 SHORT = ("f115w", "f150w", "f200w")
 
@@ -38,9 +40,8 @@ def fitted(name: str, scene: bp.Scene, pictures: Path | None, init: Any = None) 
     fit = inference.lm(scene, init=init)
     took = time.perf_counter() - begin
     size = sum(np.size(fit.params[site.name]) for site in inference.Posterior(scene).sites)
-    print(
-        f"{name}: {size} parameters, {len(scene.images)} images, {took:.1f} s, {fit.iterations} iterations; {fit.message}"
-    )
+    print(f"{name}: {size} parameters, {len(scene.images)} images, {took:.1f} s, {fit.iterations} iterations")
+    print(f"  {fit.message}")
     for label, image in scene.images.items():
         model = scene.predict(fit, image=label)
         chi2 = float((((image.data - model) / image.sigma)[image.valid] ** 2).sum())
@@ -167,10 +168,14 @@ def ngc4261(data: Path, published: dict[str, Any], pictures: Path | None) -> Non
 
 def hsc(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
     content = np.load(data / "scarlet_hsc/hsc_cosmos_35.npz")
+    ny, nx = content["images"].shape[1:]
+    y, x = np.mgrid[:ny, :nx]
+    unlisted = np.hypot(x - 45, y - 13.5) < 5  # an eighth source, which the catalogue doesn't have
     images = [
         bp.Image(
             content["images"][i].astype(float),
             variance=content["variance"][i].astype(float),
+            mask=unlisted,
             psf=content["psfs"][i],
             zeropoint=27.0,
             band=str(band),
@@ -178,34 +183,32 @@ def hsc(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
         )
         for i, band in enumerate(content["filters"])
     ]
+    places = [(float(entry["x"]), float(entry["y"])) for entry in content["catalog"]]
     sources: dict[str, Any] = {}
-    windows = {}
-    for i, entry in enumerate(content["catalog"]):
-        place = {axis: dist.Normal(float(entry[axis]), 0.7) for axis in "xy"}
-        name = f"source{i}"
-        star = models.point_source(**place)
-        # sources are 10 pixels apart: sizes are a few pixels, or not to be told from a point
-        size = dist.LogNormal(math.log(2.0), 0.7)
-        sources[name] = star if i == 0 else models.sersic(**place, r_eff=size, n=dist.LogNormal(math.log(1.3), 0.4))
-        windows[name] = bp.Window.around(float(entry["x"]), float(entry["y"]), 4)
-    scene = bp.Scene(images, sky=models.flat_sky(), **sources)
-    # starts: the flux within a few pixels of each source, which the whole image doesn't tell
-    measured = bp.Scene(images, sky=models.flat_sky(), windows=windows, **sources).initial_values()
+    for i, (x0, y0) in enumerate(places):
+        place = {"x": dist.Normal(x0, 1.0), "y": dist.Normal(y0, 1.0)}
+        if i == 0:  # a star
+            sources["source0"] = models.point_source(**place)
+        elif i == 1:  # the bright galaxy, with a gradient of colour
+            curves = {name: bp.polynomial(HSC, order=2) for name in ("r_eff", "n", "ellipticity")}
+            sources["source1"] = models.sersic(**place, **curves)
+        else:  # faint ones of a few pixels
+            sources[f"source{i}"] = models.exponential(**place, r_eff=dist.LogNormal(math.log(1.5), 0.4))
+    around = {f"source{i}": bp.Window.around(*place, 4) for i, place in enumerate(places)}
+    sky = models.flat_sky()
+    # starts: the light near each source, which the whole image doesn't tell
+    measured = bp.Scene(images, windows=around, sky=sky, **sources).initial_values()
     init = {name: value for name, value in measured.items() if name.endswith(".flux")}
-    for i, entry in enumerate(content["catalog"]):
-        init |= {f"source{i}.x": float(entry["x"]), f"source{i}.y": float(entry["y"])}
-    fit = fitted("hsc", scene, pictures, init)
-    for i, entry in enumerate(content["catalog"]):
-        x, y = (float(fit.params[f"source{i}.{axis}"]) for axis in "xy")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            magnitudes = 27.0 - 2.5 * np.log10(np.asarray(fit.params[f"source{i}.flux"], dtype=float))
-        shape = (
-            ""
-            if i == 0
-            else f", r_eff {float(fit.params[f'source{i}.r_eff']):.2f}, n {float(fit.params[f'source{i}.n']):.2f}"
-        )
+    init |= {
+        f"source{i}.{axis}": value for i, place in enumerate(places) for axis, value in zip("xy", place, strict=True)
+    }
+    fit = fitted("hsc", bp.Scene(images, sky=sky, **sources), pictures, init)
+    for i, place in enumerate(places):
+        x0, y0 = (float(fit.params[f"source{i}.{axis}"]) for axis in "xy")
+        magnitudes = 27.0 - 2.5 * np.log10(np.asarray(fit.params[f"source{i}.flux"], dtype=float))
+        shape = "" if i == 0 else f", r_eff {np.round(fit.params[f'source{i}.r_eff'], 2)}"
         print(
-            f"  source {i}: ({x:.2f}, {y:.2f}), catalogue ({entry['x']:.0f}, {entry['y']:.0f}){shape}, "
+            f"  source {i}: ({x0:.2f}, {y0:.2f}), catalogue ({place[0]:.0f}, {place[1]:.0f}){shape}, "
             f"grizy {' '.join(f'{m:.2f}' for m in magnitudes)}"
         )
 
@@ -226,8 +229,6 @@ def ceers_images(data: Path) -> list[bp.Image]:
         if stamp(folder / f"{band}_mask.fits").exists():
             mask = plane(folder / f"{band}_mask.fits") != 0
         psf = plane(data / f"galfits_2114/PSF/{band.upper()}_hybrid.fits")
-        middle, half = psf.shape[0] // 2, 60 if band in SHORT else 40
-        psf = psf[middle - half : middle + half + 1, middle - half : middle + half + 1]
         images.append(
             bp.Image(
                 plane(folder / f"{band}.fits"),
@@ -264,8 +265,13 @@ def ceers(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
             value = published["params"][f"Mag_{part}_nircam_{image.name}"]
             ours = image.zeropoint - 2.5 * math.log10(one)
             print(f"  {part} {image.name}: {ours:.3f} mag, published {value:.3f}: {ours - value:+.3f}")
-        r_eff = 0.02 * float(fit.params[f"{part}.r_eff"])
-        names = {"Re": r_eff, "n": float(fit.params[f"{part}.n"]), "axrat": float(fit.params[f"{part}.q"])}
+        # the published radii are in arcsec by the scale of the defective header, 0.65 of that of the pixels
+        scale = 0.02 * fits.getheader(data / "galfits_13347/f115w.fits")["PC2_2"]
+        names = {
+            "Re": scale * float(fit.params[f"{part}.r_eff"]),
+            "n": float(fit.params[f"{part}.n"]),
+            "axrat": float(fit.params[f"{part}.q"]),
+        }
         for name, ours in names.items():
             print(f"  {part} {name}: {ours:.4f}, published {published['params'][f'{part}_{name}']:.4f}")
     print(f"  offsets: {np.round(fit.params['alignment.dx'], 3)}, {np.round(fit.params['alignment.dy'], 3)} pixels")
@@ -308,6 +314,15 @@ def gama(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
                 f"  {parameter}: KiDS {first[0]:.4f} +- {first[1]:.4f}, SDSS {second[0]:.4f} +- {second[1]:.4f} "
                 f"({(first[0] - second[0]) / math.hypot(first[1], second[1]):+.1f} errors), joint {both[0]:.4f} +- "
                 f"{both[1]:.4f}; GAMA {known:.4f}"
+            )
+        for image, scale in zip(images, (KIDS, SDSS), strict=True):
+            # what the image shows before any PSF is taken off: no image through a wider PSF is sharper
+            bare = bp.Image(image.data, sigma=image.sigma, mask=image.mask, name=image.name)
+            plain = inference.lm(bp.Scene(bare, sky=models.flat_sky(), galaxy=models.sersic())).params
+            major = scale * float(plain["galaxy.r_eff"])
+            print(
+                f"  {image.name} without PSF: r_eff {major:.3f} arcsec, across {major * float(plain['galaxy.q']):.3f}; "
+                f"FWHM of its PSF {scale * seeing(image).fwhm:.2f}"
             )
         magnitudes = [-2.5 * math.log10(float(fit.params["galaxy.flux"])) for fit in singles]
         together = [-2.5 * math.log10(float(flux)) for flux in joint.params["galaxy.flux"]]
