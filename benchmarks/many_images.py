@@ -194,15 +194,17 @@ def hsc(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
             sources["source1"] = models.sersic(**place, **curves)
         else:  # faint ones of a few pixels
             sources[f"source{i}"] = models.exponential(**place, r_eff=dist.LogNormal(math.log(1.5), 0.4))
-    around = {f"source{i}": bp.Window.around(*place, 4) for i, place in enumerate(places)}
-    sky = models.flat_sky()
-    # starts: the light near each source, which the whole image doesn't tell
-    measured = bp.Scene(images, windows=around, sky=sky, **sources).initial_values()
-    init = {name: value for name, value in measured.items() if name.endswith(".flux")}
-    init |= {
-        f"source{i}.{axis}": value for i, place in enumerate(places) for axis, value in zip("xy", place, strict=True)
-    }
-    fit = fitted("hsc", bp.Scene(images, sky=sky, **sources), pictures, init)
+    # faint sources are drawn near their places only, where they can't take the part of the sky
+    windows = {f"source{i}": bp.Window.around(*place, 9) for i, place in enumerate(places) if i > 1}
+    init: dict[str, Any] = {}
+    for i, (x0, y0) in enumerate(places):
+        near = np.hypot(x - x0, y - y0) < (6 if i == 1 else 3)
+        light = (content["images"] - np.median(content["images"], axis=(1, 2), keepdims=True))[:, near].sum(-1)
+        init |= {f"source{i}.x": x0, f"source{i}.y": y0, f"source{i}.flux": 1.5 * np.maximum(light, 0.1)}
+        init |= {f"source{i}.r_eff": 1.5} if i > 1 else {}
+    scene = bp.Scene(images, sky=models.flat_sky(), windows=windows, **sources)
+    init |= {"source1.r_eff_middle": 5.0, "source1.n_middle": 1.5}
+    fit = fitted("hsc", scene, pictures, init)
     for i, place in enumerate(places):
         x0, y0 = (float(fit.params[f"source{i}.{axis}"]) for axis in "xy")
         magnitudes = 27.0 - 2.5 * np.log10(np.asarray(fit.params[f"source{i}.flux"], dtype=float))
