@@ -29,7 +29,6 @@ from bayesprof.seeing import seeing
 
 torch.set_num_threads(1)
 DECALS = {"g": 0.4770, "r": 0.6231, "z": 0.9134}  # micrometres
-HSC = {"g": 0.4816, "r": 0.6234, "i": 0.7741, "z": 0.8912, "y": 0.9779}
 JWST = {"f115w": 1.154, "f150w": 1.501, "f200w": 1.990, "f277w": 2.786, "f356w": 3.563, "f410m": 4.092, "f444w": 4.421}
 SHORT = ("f115w", "f150w", "f200w")
 
@@ -189,9 +188,8 @@ def hsc(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
         place = {"x": dist.Normal(x0, 1.0), "y": dist.Normal(y0, 1.0)}
         if i == 0:  # a star
             sources["source0"] = models.point_source(**place)
-        elif i == 1:  # the bright galaxy, with a gradient of colour
-            curves = {name: bp.polynomial(HSC, order=2) for name in ("r_eff", "n", "ellipticity")}
-            sources["source1"] = models.sersic(**place, **curves)
+        elif i == 1:  # the bright galaxy: redder in the middle
+            sources["source1"] = models.bulge_disk(**place, bulge_to_total=bp.per_image())
         else:  # faint ones of a few pixels
             sources[f"source{i}"] = models.exponential(**place, r_eff=dist.LogNormal(math.log(1.5), 0.4))
     # faint sources are drawn near their places only, where they can't take the part of the sky
@@ -203,12 +201,11 @@ def hsc(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
         init |= {f"source{i}.x": x0, f"source{i}.y": y0, f"source{i}.flux": 1.5 * np.maximum(light, 0.1)}
         init |= {f"source{i}.r_eff": 1.5} if i > 1 else {}
     scene = bp.Scene(images, sky=models.flat_sky(), windows=windows, **sources)
-    init |= {"source1.r_eff_middle": 5.0, "source1.n_middle": 1.5}
     fit = fitted("hsc", scene, pictures, init)
     for i, place in enumerate(places):
         x0, y0 = (float(fit.params[f"source{i}.{axis}"]) for axis in "xy")
         magnitudes = 27.0 - 2.5 * np.log10(np.asarray(fit.params[f"source{i}.flux"], dtype=float))
-        shape = "" if i == 0 else f", r_eff {np.round(fit.params[f'source{i}.r_eff'], 2)}"
+        shape = f", r_eff {float(fit.params[f'source{i}.r_eff']):.2f}" if i > 1 else ""
         print(
             f"  source {i}: ({x0:.2f}, {y0:.2f}), catalogue ({place[0]:.0f}, {place[1]:.0f}){shape}, "
             f"grizy {' '.join(f'{m:.2f}' for m in magnitudes)}"
@@ -318,13 +315,20 @@ def gama(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
                 f"{both[1]:.4f}; GAMA {known:.4f}"
             )
         for image, scale in zip(images, (KIDS, SDSS), strict=True):
-            # what the image shows before any PSF is taken off: no image through a wider PSF is sharper
-            bare = bp.Image(image.data, sigma=image.sigma, mask=image.mask, name=image.name)
-            plain = inference.lm(bp.Scene(bare, sky=models.flat_sky(), galaxy=models.sersic())).params
-            major = scale * float(plain["galaxy.r_eff"])
+            # the same through a PSF of the stamp's width without its wings, which in KiDS are negative
+            width = seeing(image).fwhm
+            psf = models.moffat_psf(fwhm=width, beta=3.0, q=1.0, theta=0.0, contains_pixel=True)
+            other = inference.lm(bp.Scene(image, psf=psf, sky=models.flat_sky(), galaxy=models.sersic()))
+            stamp_of = image.psf.numpy()
+            second = sum(
+                float((stamp_of * ((np.indices(stamp_of.shape)[i] - (stamp_of.shape[i] - 1) / 2) ** 2)).sum())
+                for i in (0, 1)
+            )
+            values = other.params
             print(
-                f"  {image.name} without PSF: r_eff {major:.3f} arcsec, across {major * float(plain['galaxy.q']):.3f}; "
-                f"FWHM of its PSF {scale * seeing(image).fwhm:.2f}"
+                f"  {image.name} through a Moffat PSF of the FWHM of its stamp, {scale * width:.2f} arcsec (mean second "
+                f"moment of the stamp {0.5 * second:+.2f} pixel^2): r_eff {scale * float(values['galaxy.r_eff']):.3f}, "
+                f"n {float(values['galaxy.n']):.3f}, q {float(values['galaxy.q']):.4f}, chi2 {other.chi2:.1f}"
             )
         magnitudes = [-2.5 * math.log10(float(fit.params["galaxy.flux"])) for fit in singles]
         together = [-2.5 * math.log10(float(flux)) for flux in joint.params["galaxy.flux"]]
