@@ -326,7 +326,7 @@ def gama(data: Path, published: dict[str, Any], pictures: Path | None) -> None:
             )
             values = other.params
             print(
-                f"  {image.name} through a Moffat PSF of the FWHM of its stamp, {scale * width:.2f} arcsec (mean second "
+                f"  {image.name} through a Moffat PSF of the FWHM of its stamp, {scale * width:.2f} arcsec (second "
                 f"moment of the stamp {0.5 * second:+.2f} pixel^2): r_eff {scale * float(values['galaxy.r_eff']):.3f}, "
                 f"n {float(values['galaxy.n']):.3f}, q {float(values['galaxy.q']):.4f}, chi2 {other.chi2:.1f}"
             )
