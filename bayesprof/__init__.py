@@ -13,6 +13,7 @@ from bayesprof.blank_sky import noise_correlation
 from bayesprof.correlation import NoiseCorrelation
 from bayesprof.detecting import detect
 from bayesprof.detections import Detections
+from bayesprof.group import Group
 from bayesprof.image import Image
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
@@ -21,6 +22,7 @@ from bayesprof.window import Window
 
 __all__ = [
     "Detections",
+    "Group",
     "Image",
     "NoiseCorrelation",
     "PSFField",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -13,11 +14,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from bayesprof.group import within
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.likelihood import Observation, WithParameters, likelihood_for, observed_pixels
+from bayesprof.measurement import measure
 from bayesprof.psf import PSF, as_psf, check_psf
+from bayesprof.recipe import Recipe, checked_windows, named_lights, recipe_of
 from bayesprof.rendering import renderer_for
+from bayesprof.values import site_values
 from bayesprof.window import Window
 from bayesprof.windows import WindowedRenderer
 
@@ -42,10 +47,16 @@ class Scene:
     windows : mapping from names of components to Window, optional
         The pixels in which a component has light, at least: each window is enlarged to one of a few squares, beyond
         which the component is left out, and costs nothing. Its default priors are measured in the window itself.
-        Components without a window are rendered over the whole image.
-    **components : functions
+        Components without a window are rendered over the whole image. A window of a group is one for each of its parts
+        that have none of their own.
+    **components : functions, or groups of them
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
-        keyword is the name, which goes before the names of the component's sites.
+        keyword is the name, which goes before the names of the component's sites. One that draws several parts, which
+        share parameters, may return their lights by name, ``{"bulge": ..., "disk": ...}``: "galaxy.bulge" is a light
+        of its own then, in pictures and tables. Names of components are grouped by :class:`bayesprof.Group`.
+
+    A scene doesn't change: :meth:`add`, :meth:`without`, :meth:`freeze`, :meth:`free`, :meth:`started_from` and
+    :meth:`with_windows` return others.
 
     Raises
     ------
@@ -77,30 +88,34 @@ class Scene:
         windows: Mapping[str, Window] | None = None,
         **components: Callable[[], Light],
     ) -> None:
-        if not isinstance(image, Image):
-            raise TypeError(
-                f"Scene: expected an Image, got {type(image).__name__}; make one with bp.Image(data, sigma=...)"
-            )
-        if not components:
-            raise ValueError(
-                "Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()"
-            )
-        for name, component in components.items():
-            _check_component(name, component, image)
-        self.image = image
-        self.likelihood = likelihood_for(likelihood, image)
-        self.windows = _checked_windows(windows, components, image)
-        self.components = {
-            name: _bound(component, image, self.windows.get(name)) for name, component in components.items()
-        }
-        if psf is not None:
-            _check_component("psf", psf, image)
-        self.psf = None if psf is None else _bound(psf, image)
+        self._bind(recipe_of(image, likelihood, psf, windows, components))
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Scene:
+        """The scene of a recipe, as :attr:`recipe` has it."""
+        scene = cls.__new__(cls)
+        scene._bind(recipe)
+        return scene
+
+    def _bind(self, recipe: Recipe) -> None:
+        """Bind what was given to its image, and check it by one run."""
+        self.recipe = recipe
+        self.image = image = recipe.image
+        self.likelihood = likelihood_for(recipe.part("likelihood"), image)
+        self.components = {name: _bound(recipe.part(name), image, recipe.window_of(name)) for name in recipe.components}
+        self.psf = None if recipe.psf is None else _bound(recipe.part("psf"), image)
         drawn = self._checked_psf()
-        everywhere = len(self.windows) < len(components)
+        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+            names = list(self.lights())
+        found = {name: recipe.window_of(name) for name in names}
+        self.windows: dict[str, Window] = {name: window for name, window in found.items() if window is not None}
+        for name in recipe.windows:
+            if not any(within(one, name) for one in names):
+                raise ValueError(f"Scene: expected windows of components, {names}, got one of {name!r}")
+        everywhere = len(self.windows) < len(names)
         self._render = renderer_for(image, drawn) if everywhere else None
         self._render_windows = WindowedRenderer(image, self.windows, drawn)
-        self._check_light()
+        self.latent = self._checked_sites()
 
     def __call__(self) -> Tensor:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
@@ -112,11 +127,11 @@ class Scene:
         return model_image
 
     def lights(self) -> dict[str, Light]:
-        """The light of every component, its parameters drawn by Pyro."""
+        """The light of every component, or of every part of one, its parameters drawn by Pyro."""
         lights = {}
         for name, component in self.components.items():
             with _Prefix(name):
-                lights[name] = component()
+                lights.update(named_lights(name, component()))
         return lights
 
     def predict(self, params: Any = None, *, components: Any = None) -> Tensor:
@@ -124,9 +139,9 @@ class Scene:
 
         Parameters
         ----------
-        params : mapping from site names to values, or a fit
+        params : mapping from site names to values, a fit, or InferenceData, whose medians are taken
             Every parameter that isn't held; None where all are.
-        components : names, optional
+        components : name or names of components, groups or parts, optional
             Render these only.
 
         Raises
@@ -134,35 +149,56 @@ class Scene:
         ValueError
             For parameters that are missing, or components that the scene doesn't have.
         """
-        values = self._values(params)
-        names = (
-            list(self.components) if components is None else [components] if isinstance(components, str) else components
-        )
-        unknown = [name for name in names if name not in self.components]
-        if unknown:
-            raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
+        values = self._values(params, "predict")
+        wanted = None if components is None else [components] if isinstance(components, str) else list(components)
         with torch.no_grad():
-            with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
+            with poutine.block(), poutine.condition(data=values):
                 psf, lights = self.draw_psf(), self.lights()
-            sites = {
-                name: node
-                for name, node in tracer.trace.nodes.items()
-                if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
+            for name in wanted or ():
+                if not any(within(light, name) for light in lights):
+                    raise ValueError(f"predict: the scene has no component {name!r}; it has {list(lights)}")
+            shown = {
+                name: light
+                for name, light in lights.items()
+                if wanted is None or any(within(name, one) for one in wanted)
             }
-            strange = [name for name in values if name not in sites and name not in self._noise_sites]
-            if strange:
-                raise ValueError(f"predict: the scene has no parameter {strange}; it has {list(sites)}")
-            missing = [name for name, node in sites.items() if name not in values and not node["is_observed"]]
-            if missing:
-                raise ValueError(
-                    f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
-                    "give params={name: value}, for example fit.params"
-                )
-            return self._image_of({name: lights[name] for name in names}, psf)
+            return self._image_of(shown, psf)
+
+    def deblended(self, components: Any, params: Any) -> Image:
+        """The image that would be seen of some components alone: data minus the model of all others.
+
+        Parameters
+        ----------
+        components : name or names of components, groups or parts
+        params : as for :meth:`predict`
+
+        Returns
+        -------
+        Image
+            With the noise, mask, PSF and WCS of the scene's.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import models
+        >>> galaxy = models.exponential(x=14.0, y=9.0, flux=500.0, r_eff=3.0, q=0.8, theta=0.4)
+        >>> scene = bp.Scene(bp.Image(np.full((20, 30), 7.0), sigma=1.0), sky=models.flat_sky(), galaxy=galaxy)
+        >>> float(scene.deblended("galaxy", {"sky.level": 5.0}).data[0, 0])
+        2.0
+        """
+        others = self.predict(params) - self.predict(params, components=components)
+        return self.image.minus(others)
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Values measured on the image to start a fit from, by site name; user's own components have none."""
-        starts = {}
+        """Values to start a fit from, by site name: those of :meth:`started_from`, and for others what was measured on
+        the image. A component of one's own has none of the latter.
+        """
+        starts: dict[str, Tensor] = {}
         for name, component in self.drawn.items():
             sources = getattr(component, "sources", {})
             for parameter, start in getattr(component, "starts", {}).items():
@@ -170,7 +206,131 @@ class Scene:
                 value = torch.as_tensor(start, dtype=self.image.dtype, device=self.image.device)
                 if prior.event_shape == value.shape and bool(prior.support.check(value).all()):
                     starts[f"{name}.{parameter}"] = value
-        return starts
+        return {**starts, **{site: value for site, value in self.recipe.starts.items() if site in self.latent}}
+
+    def add(
+        self, *, fit: Any = None, windows: Mapping[str, Window] | None = None, **components: Callable[[], Light]
+    ) -> Scene:
+        """This scene with more components.
+
+        Parameters
+        ----------
+        fit : Fit, mapping or InferenceData, optional
+            Values of this scene's parameters, from which the next fit starts (:meth:`started_from`). The default priors
+            of the new components are measured on what its model leaves over of the image.
+        windows : mapping from names to Window, optional
+            Of the new components.
+        **components : functions, or groups of them
+            A group may have the name of one that the scene has: its components are added to that.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a name that the scene has already, and as :class:`Scene`.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky())
+        >>> fit = inference.lm(scene)
+        >>> more = scene.add(fit=fit, galaxy=models.exponential())
+        >>> list(more.components), round(float(more.initial_values()["sky.level"]), 3)
+        (['sky', 'galaxy'], 1.0)
+        """
+        if not components:
+            raise ValueError("add: expected a component to add, got none; add one as a keyword: star=models.sersic()")
+        recipe = self.recipe.with_components(components, checked_windows(windows, self.image))
+        if fit is not None:
+            left = self.image.minus(self.predict(fit))
+            for name in [name for name in recipe.components if name not in self.components]:
+                component = recipe.components[name]
+                if hasattr(component, "measured_as") and component.found is None:
+                    measured = component.measured_as(measure(left, recipe.window_of(name)))
+                    recipe = replace(recipe, components={**recipe.components, name: measured})
+        scene = Scene.of(recipe)
+        return scene if fit is None else scene.started_from(fit)
+
+    def without(self, *names: str) -> Scene:
+        """This scene without some components or groups.
+
+        Raises ValueError for names that it doesn't have, and where nothing would be left.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import models
+        >>> image = bp.Image(np.ones((20, 30)), sigma=1.0)
+        >>> scene = bp.Scene(image, sky=models.flat_sky(), one=models.exponential(), two=models.exponential())
+        >>> list(scene.without("one").components)
+        ['sky', 'two']
+        """
+        return Scene.of(self.recipe.without(names))
+
+    def started_from(self, fit: Any) -> Scene:
+        """This scene with other starting values, which every method of inference takes when it is given no ``init``.
+
+        `fit` : Fit, InferenceData, or mapping from site names to values. Sites that the scene doesn't have are left
+        out, so that the fit may be that of a larger scene or of a smaller one.
+
+        Raises ValueError for values that the sites can't have.
+        """
+        given = {site: value for site, value in site_values(fit).items() if site in self.latent}
+        starts = {**self.recipe.starts, **self._checked_values(given, "started_from")}
+        return Scene.of(replace(self.recipe, starts=starts))
+
+    def freeze(self, names: str | Sequence[str], fit: Any) -> Scene:
+        """This scene with parameters held: they are numbers from here on, no sites, and nothing that is fitted.
+
+        The uncertainties of the others are then those at the held values: too small where these were uncertain.
+
+        Parameters
+        ----------
+        names : of components ("galaxy"), of groups, or of single parameters ("galaxy.n"); "psf" and "likelihood" too
+        fit : Fit, InferenceData, or mapping from site names to values
+            Where they are held.
+
+        Raises
+        ------
+        ValueError
+            For names without parameters that are drawn, for those without a value in `fit`, and for values that they
+            can't have.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky(), galaxy=models.exponential())
+        >>> scene.freeze(["galaxy.x", "galaxy.y"], {"galaxy.x": 14.0, "galaxy.y": 9.0}).latent
+        ('sky.level', 'galaxy.flux', 'galaxy.r_eff', 'galaxy.ellipticity')
+        """
+        wanted = [names] if isinstance(names, str) else list(names)
+        for name in wanted:
+            if not any(within(site, name) for site in self.latent):
+                raise ValueError(
+                    f"freeze: expected names of components or of parameters that are drawn, got {name!r}; there are "
+                    f"{list(self.latent)}"
+                )
+        values = site_values(fit)
+        chosen = [site for site in self.latent if any(within(site, name) for name in wanted)]
+        missing = [site for site in chosen if site not in values]
+        if missing:
+            raise ValueError(f"freeze: expected a value for {missing} in fit, got none; give a fit of this scene")
+        checked = self._checked_values({site: values[site] for site in chosen}, "freeze")
+        return Scene.of(self.recipe.holding(checked))
+
+    def free(self, names: str | Sequence[str] | None = None) -> Scene:
+        """This scene with parameters free that :meth:`freeze` held, all by default; they start from where they were.
+
+        Raises ValueError for names of which nothing is held.
+        """
+        return Scene.of(self.recipe.freeing([names] if isinstance(names, str) else names))
+
+    def with_windows(self, windows: Mapping[str, Window] | None) -> Scene:
+        """This scene with other windows in the place of those it has, none where None; see
+        :func:`bayesprof.bright_windows`.
+        """
+        return Scene.of(replace(self.recipe, windows=checked_windows(windows, self.image)))
 
     @property
     def units(self) -> dict[str, str]:
@@ -246,17 +406,40 @@ class Scene:
             return image
         return torch.zeros(self.image.shape, dtype=self.image.dtype, device=self.image.device)
 
-    def _values(self, params: Any) -> dict[str, Tensor]:
-        params = getattr(params, "params", params)
-        if params is None:
-            return {}
-        if not isinstance(params, Mapping):
-            raise TypeError(
-                "predict: expected params as a mapping from site names to values, or a fit, got "
-                f"{type(params).__name__}"
+    def _values(self, params: Any, owner: str) -> dict[str, Tensor]:
+        """Value of every latent site but those of the likelihood."""
+        given = site_values(params)
+        strange = [name for name in given if name not in self._sites]
+        if strange and not hasattr(params, "posterior"):
+            raise ValueError(f"{owner}: the scene has no parameter {strange}; it has {list(self._sites)}")
+        needed = [site for site in self.latent if not within(site, "likelihood")]
+        missing = [site for site in needed if site not in given]
+        if missing:
+            raise ValueError(
+                f"{owner}: expected a value for every parameter that isn't held, got none for {missing}; "
+                "give params={name: value}, for example fit.params"
             )
         image = self.image
-        return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
+        return {site: torch.as_tensor(given[site], dtype=image.dtype, device=image.device) for site in needed}
+
+    def _checked_values(self, given: Mapping[str, Any], owner: str) -> dict[str, Tensor]:
+        """Values that the latent sites can have."""
+        values = {}
+        for site, value in given.items():
+            prior = self._priors[site]
+            values[site] = torch.as_tensor(value, dtype=self.image.dtype, device=self.image.device)
+            shape = prior.shape()
+            if values[site].shape != shape:
+                raise ValueError(
+                    f"{owner}: expected {site!r} of shape {tuple(shape)}, got {tuple(values[site].shape)}; give a fit "
+                    "of this scene"
+                )
+            if not bool(prior.support.check(values[site]).all()):
+                raise ValueError(
+                    f"{owner}: expected {site!r} inside the support of its prior, got {values[site].tolist()}; correct "
+                    "it, or give the component another prior"
+                )
+        return values
 
     def _checked_psf(self) -> PSF | None:
         """The PSF at one draw of its parameters, once it has been found to be one."""
@@ -274,26 +457,29 @@ class Scene:
             check_psf(psf)
             return psf
 
-    def _check_light(self) -> None:
-        """Run the components once, so that a mistake in one is told here and not deep in a sampler."""
-        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
-            for name, light in self.lights().items():
-                if not isinstance(light, Light):
-                    raise TypeError(
-                        f"Scene: component {name!r} returned {type(light).__name__}, expected light; return "
-                        "models.Sersic(...) or a "
-                        "sum of lights"
-                    )
-            model_image = self._image_of(self.lights(), self.draw_psf())
+    def _checked_sites(self) -> tuple[str, ...]:
+        """Names of all that is drawn, by one run, so that a mistake in a component is told here and not deep in a
+        sampler.
+        """
+        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
             with poutine.trace() as tracer:
+                psf = self.draw_psf()
+                model_image = self._image_of(self.lights(), psf)
+                before = set(tracer.trace.nodes)
                 self._observation(model_image)
-            nodes = tracer.trace.nodes
-            self._noise_sites = {name for name, node in nodes.items() if node["type"] == "sample"}
-            if self._noise_sites and self.image.name == "likelihood":
-                raise ValueError(
-                    "Scene: the image has the name of what its likelihood draws, 'likelihood'; give the Image another "
-                    "name="
-                )
+        nodes = {
+            name: node
+            for name, node in tracer.trace.nodes.items()
+            if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
+        }
+        self._sites = tuple(nodes)
+        self._noise_sites = set(nodes) - before
+        if self._noise_sites and self.image.name == "likelihood":
+            raise ValueError(
+                "Scene: the image has the name of what its likelihood draws, 'likelihood'; give the Image another name="
+            )
+        self._priors = {name: node["fn"] for name, node in nodes.items() if not node["is_observed"]}
+        return tuple(self._priors)
 
     def _observation(self, model_image: Tensor) -> Observation:
         """The pixels about `model_image`, the parameters of the likelihood drawn by Pyro."""
@@ -325,44 +511,3 @@ def _bound(component: Any, image: Image, window: Window | None = None) -> Callab
     else:
         bound = component.bind(image) if window is None else component.bind(image, window)
     return bound
-
-
-def _checked_windows(windows: Any, components: Mapping[str, Any], image: Image) -> dict[str, Window]:
-    if windows is not None and not isinstance(windows, Mapping):
-        raise TypeError(
-            f"Scene: expected windows as a mapping from names of components to bp.Window, got {type(windows).__name__}"
-        )
-    for name, window in (windows or {}).items():
-        if name not in components:
-            raise ValueError(f"Scene: expected windows of components, {list(components)}, got one of {name!r}")
-        if not isinstance(window, Window):
-            raise TypeError(
-                f"Scene: expected the window of {name!r} to be a bp.Window(x0, y0, x1, y1), got {type(window).__name__}"
-            )
-    inside = {name: window.within(image.shape) for name, window in (windows or {}).items()}
-    for name, window in inside.items():
-        if not bool(image.valid[window.y0 : window.y1, window.x0 : window.x1].any()):
-            raise ValueError(
-                f"Scene: expected unmasked pixels in the window of {name!r}, {window} has none; enlarge it"
-            )
-    return inside
-
-
-def _check_component(name: str, component: Any, image: Image) -> None:
-    if not name or any(mark in name for mark in "./"):
-        raise ValueError(f"Scene: expected component names without '.' and '/', got {name!r}; rename it")
-    if name == image.name:
-        raise ValueError(
-            f"Scene: component {name!r} has the name of the image; rename it, or give the Image another name="
-        )
-    if isinstance(component, Light):
-        raise TypeError(
-            f"Scene: component {name!r} is a light, expected a function that returns one; use "
-            f"models.{type(component).__name__.lower()}"
-            "(...) or wrap it: lambda: light"
-        )
-    if not callable(component):
-        raise TypeError(
-            f"Scene: expected component {name!r} to be a function that returns light, got {type(component).__name__}; "
-            "for example models.sersic()"
-        )

@@ -19,7 +19,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayesprof import plots
-from bayesprof.estimate import point_estimate
+from bayesprof.estimate import lights_at, point_estimate
 from bayesprof.plots.columns import MOST_COLUMNS, Column, columns_of
 from bayesprof.scene import Scene
 
@@ -175,7 +175,7 @@ def model_fits(scene: Scene, params: Any, path: str | PathLike[str]) -> None:
     """Write the model image at `params` (see :func:`bayesprof.estimate.point_estimate`) as FITS.
 
     The primary HDU, MODEL, is the noiseless model; RESIDUAL is data minus model, NaN where masked; one more for
-    each component, by its name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit,
+    each component or part of one, by its name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit,
     band and zero point.
     """
     values = point_estimate(scene, params)
@@ -190,7 +190,7 @@ def model_fits(scene: Scene, params: Any, path: str | PathLike[str]) -> None:
         fits.ImageHDU(residual, header=header, name="RESIDUAL"),
     ]
     hdus[0].name = "MODEL"
-    for name in scene.components:
+    for name in lights_at(scene, values):
         hdu = fits.ImageHDU(scene.predict(values, components=name).cpu().numpy(), header=header, name=name)
         hdu.header["COMPNAME"] = name
         hdus.append(hdu)

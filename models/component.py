@@ -97,6 +97,19 @@ class Component:
         """
         return replace(self, found=found)
 
+    def holding(self, values: Mapping[str, Any]) -> Component:
+        """This component with parameters held at `values`, as if they had been given.
+
+        Raises ValueError for names that it doesn't have, and values out of their range.
+        """
+        for name in values:
+            if name not in self.parameters:
+                raise ValueError(
+                    f"{self.kind}: expected parameters to hold, {list(self.parameters)}, got {name!r}; what is derived "
+                    "from others is held with them"
+                )
+        return replace(self, given={**self.given, **checked(self.kind, self.parameters, values)})
+
     def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
         """This component with its default priors from what is known of its object, or from `image`, from a `window`
         of it where it has one: a Pyro model function.

@@ -7,7 +7,7 @@ The covariance is factor^2 diag(sigma) C diag(sigma), C a fixed correlation of n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,10 @@ class CorrelatedNoise:
     correlation: NoiseCorrelation | None
     given: Mapping[str, Any]
     kind = "correlated"
+
+    def holding(self, values: Mapping[str, Any]) -> CorrelatedNoise:
+        """This likelihood with its factor held."""
+        return replace(self, given={**self.given, **checked(self.kind, _PARAMETERS, values)})
 
     def bind(self, image: Image) -> BoundComponent:
         """This likelihood for the pixels of `image`: a Pyro model function that draws its parameters."""
