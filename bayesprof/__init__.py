@@ -10,11 +10,13 @@ from importlib import import_module
 from types import ModuleType
 
 from bayesprof.blank_sky import noise_correlation
+from bayesprof.bright_windows import bright_windows
 from bayesprof.correlation import NoiseCorrelation
 from bayesprof.detecting import detect
 from bayesprof.detections import Detections
 from bayesprof.group import Group
 from bayesprof.image import Image
+from bayesprof.photometric import photometry
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
@@ -29,11 +31,13 @@ __all__ = [
     "Scene",
     "Window",
     "__version__",
+    "bright_windows",
     "detect",
     "inference",
     "likelihoods",
     "models",
     "noise_correlation",
+    "photometry",
     "plots",
     "read_psfex",
 ]

@@ -18,6 +18,8 @@ from bayesprof.light import Background, Light
 from bayesprof.scene import Scene
 from bayesprof.values import site_values
 
+_PRIOR_DRAWS = 51
+
 
 def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
     """Value of every latent site of `scene`, by name.
@@ -43,6 +45,19 @@ def point_estimate(scene: Scene, params: Any) -> dict[str, Tensor]:
         )
     image = scene.image
     return {name: torch.as_tensor(values[name], dtype=image.dtype, device=image.device) for name in latent}
+
+
+def starting_values(scene: Scene) -> dict[str, Tensor]:
+    """Where a fit of `scene` starts: its ``initial_values()``, and the median of the prior of what has none."""
+    values = scene.initial_values()
+    missing = [site for site in scene.latent if site not in values]
+    if not missing:
+        return values
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        traces = [poutine.trace(lambda: (scene.draw_psf(), scene.lights())).get_trace() for _ in range(_PRIOR_DRAWS)]
+    drawn = {site: [trace.nodes[site]["value"] for trace in traces] for site in missing if site in traces[0].nodes}
+    return {**values, **{site: torch.stack(some).median(dim=0).values for site, some in drawn.items()}}
 
 
 def lights_at(scene: Scene, values: Mapping[str, Tensor]) -> dict[str, Light]:

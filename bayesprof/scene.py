@@ -107,6 +107,7 @@ class Scene:
         drawn = self._checked_psf()
         with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
             names = list(self.lights())
+        self.light_names = tuple(names)
         found = {name: recipe.window_of(name) for name in names}
         self.windows: dict[str, Window] = {name: window for name, window in found.items() if window is not None}
         for name in recipe.windows:
@@ -426,7 +427,7 @@ class Scene:
         """Values that the latent sites can have."""
         values = {}
         for site, value in given.items():
-            prior = self._priors[site]
+            prior: Any = self._priors[site]
             values[site] = torch.as_tensor(value, dtype=self.image.dtype, device=self.image.device)
             shape = prior.shape()
             if values[site].shape != shape:
@@ -461,12 +462,11 @@ class Scene:
         """Names of all that is drawn, by one run, so that a mistake in a component is told here and not deep in a
         sampler.
         """
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
-            with poutine.trace() as tracer:
-                psf = self.draw_psf()
-                model_image = self._image_of(self.lights(), psf)
-                before = set(tracer.trace.nodes)
-                self._observation(model_image)
+        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]), poutine.trace() as tracer:
+            psf = self.draw_psf()
+            model_image = self._image_of(self.lights(), psf)
+            before = set(tracer.trace.nodes)
+            self._observation(model_image)
         nodes = {
             name: node
             for name, node in tracer.trace.nodes.items()

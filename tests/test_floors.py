@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 CORE = (
     "checking",
+    "whole_file",
     "placing",
     "window",
     "noise",
@@ -53,6 +54,9 @@ CORE = (
     "held",
     "recipe",
     "scene",
+    "estimate",
+    "bright_windows",
+    "photometric",
     "background",
     "blends",
     "catalogue",

@@ -333,7 +333,7 @@ MALFORMED = [
     Case("empty group", lambda: bp.Group(), ValueError, ("at least one component",), "bulge=models.sersic()"),
     Case("slash in a group", lambda: bp.Group(**{"a/b": own_star}), ValueError, ("'a/b'",), "rename"),
     Case("light in a group", lambda: small(g=bp.Group(a=models.FlatSky(1.0))), TypeError, ("'g.a'",), "lambda: light"),
-    Case("no parts", lambda: small(g=lambda: {}), ValueError, ("'g'", "no lights"), "leave it out"),
+    Case("no parts", lambda: small(g=dict), ValueError, ("'g'", "no lights"), "leave it out"),
     Case("part no light", lambda: small(g=lambda: {"a": 1.0}), TypeError, ("'g.a'", "float"), "models.Sersic"),
 ]
 
