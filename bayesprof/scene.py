@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module  # of what needs h5py, on first use
+from os import PathLike
 from typing import Any
 
 import pyro
@@ -332,6 +334,71 @@ class Scene:
         :func:`bayesprof.bright_windows`.
         """
         return Scene.of(replace(self.recipe, windows=checked_windows(windows, self.image)))
+
+    def save(self, path: str | PathLike[str], *, fit: Any = None, overwrite: bool = False) -> None:
+        """Write this scene, and its fit where one is given, to one HDF5 file, for :meth:`load` on any machine.
+
+        Parameters
+        ----------
+        path : str or path
+        fit : Fit, optional
+        overwrite : bool
+            Replace a scene in that file, once the new one is complete.
+
+        Raises
+        ------
+        FileExistsError
+            For a file that exists, without `overwrite`, and for one that isn't a scene.
+        TypeError
+            For a `fit` that is none.
+
+        Notes
+        -----
+        Image, windows, held and starting values are written as they are, the components of the catalogue by the calls
+        that made them, distributions of Pyro by name and parameters. Functions of your own can't be: they are given
+        again when the scene is loaded.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scene.save(f"{folder}/scene.h5", fit=inference.lm(scene))
+        ...     again, fit = bp.Scene.load(f"{folder}/scene.h5")
+        >>> list(again.components), round(fit.params["sky.level"], 3)
+        (['sky'], 1.0)
+        """
+        import_module("bayesprof.scene_file").save_scene(self, path, fit=fit, overwrite=overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        components: Mapping[str, Any] | None = None,
+        psf: Any = None,
+        likelihood: Any = None,
+    ) -> tuple[Scene, Any]:
+        """The scene that :meth:`save` wrote, and its fit or None.
+
+        `components`, `psf` and `likelihood` : functions of your own that it was saved with, components by name.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For a file that isn't there, is damaged or is no scene; and where functions of your own are missing, by
+            their names.
+
+        Warns
+        -----
+        UserWarning
+            Where another version of bayesprof, torch or Pyro saved it.
+        """
+        loaded: tuple[Scene, Any] = import_module("bayesprof.scene_file").load_scene(
+            path, components=components, psf=psf, likelihood=likelihood
+        )
+        return loaded
 
     @property
     def units(self) -> dict[str, str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +24,9 @@ from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.measurement import Measurement, measure
 from bayesprof.window import Window
+
+P = ParamSpec("P")
+Made = TypeVar("Made")
 
 
 class Default(NamedTuple):
@@ -62,6 +66,27 @@ class Parameter(NamedTuple):
         return tuple(len(axis.labels) for axis in self.axes)
 
 
+class Call(NamedTuple):
+    """The call of a function of the catalogue that made a component: a scene is saved as its calls."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+def catalogued(make: Callable[P, Made]) -> Callable[P, Made]:
+    """`make`, a function of the catalogue, whose components remember the call that made them."""
+
+    @wraps(make)
+    def made(*arguments: P.args, **keywords: P.kwargs) -> Made:
+        given = {name: value for name, value in keywords.items() if value is not None}
+        result: Any = make(*arguments, **keywords)
+        remembered: Made = replace(result, call=Call(make.__name__, arguments, given))
+        return remembered
+
+    return made
+
+
 class Derived(NamedTuple):
     """A number that follows from the parameters of a component, recorded beside them as a deterministic site.
 
@@ -81,7 +106,7 @@ class Component:
     `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword, or the PSF or the likelihood;
     `parameters`: what it takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what
     follows from the parameters and is worth a row in a table; `found`: what is known of its object, None to measure the
-    image.
+    image; `call`: what made it, None where that isn't all that there is to it.
     """
 
     kind: str
@@ -90,6 +115,7 @@ class Component:
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
     found: Measurement | None = None
+    call: Call | None = field(default=None, repr=False)
 
     def measured_as(self, found: Measurement) -> Component:
         """This component about an object that was `found` before: its default priors and starting values come from
@@ -108,7 +134,7 @@ class Component:
                     f"{self.kind}: expected parameters to hold, {list(self.parameters)}, got {name!r}; what is derived "
                     "from others is held with them"
                 )
-        return replace(self, given={**self.given, **checked(self.kind, self.parameters, values)})
+        return replace(self, given={**self.given, **checked(self.kind, self.parameters, values)}, call=None)
 
     def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
         """This component with its default priors from what is known of its object, or from `image`, from a `window`
