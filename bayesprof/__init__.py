@@ -2,7 +2,8 @@
 
 An :class:`Image` and components from :mod:`bayesprof.models` make a :class:`Scene`, which is a Pyro model, and
 :func:`detect` makes one with a component for each object of an image;
-:mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result.
+:mod:`bayesprof.inference` fits and samples it, or any other Pyro model; :mod:`bayesprof.plots` shows the result,
+:mod:`bayesprof.storage` writes it. :mod:`bayesprof.datasets` has images to try things on.
 Conventions: :mod:`bayesprof.grid`.
 """
 
@@ -32,6 +33,7 @@ __all__ = [
     "Window",
     "__version__",
     "bright_windows",
+    "datasets",
     "detect",
     "inference",
     "likelihoods",
@@ -40,6 +42,7 @@ __all__ = [
     "photometry",
     "plots",
     "read_psfex",
+    "storage",
 ]
 
 __version__ = "0.1.0"
@@ -47,6 +50,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> ModuleType:
     # on first use: plots need matplotlib, inference ArviZ, which take a second to import
-    if name in ("inference", "likelihoods", "models", "plots"):
+    if name in ("datasets", "inference", "likelihoods", "models", "plots", "storage"):
         return import_module(f"bayesprof.{name}")
     raise AttributeError(f"module 'bayesprof' has no attribute {name!r}")

@@ -56,7 +56,9 @@ def starting_values(scene: Scene) -> dict[str, Tensor]:
     with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         traces = [poutine.trace(lambda: (scene.draw_psf(), scene.lights())).get_trace() for _ in range(_PRIOR_DRAWS)]
-    drawn = {site: [trace.nodes[site]["value"] for trace in traces] for site in missing if site in traces[0].nodes}
+    drawn: dict[str, list[Any]] = {
+        site: [trace.nodes[site]["value"] for trace in traces] for site in missing if site in traces[0].nodes
+    }
     return {**values, **{site: torch.stack(some).median(dim=0).values for site, some in drawn.items()}}
 
 

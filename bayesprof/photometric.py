@@ -165,7 +165,8 @@ class _Measured:
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """flux, fraction, x, y, r_eff and mean_brightness, shape (rows,), at values of the latent sites."""
-        with pyro.validation_enabled(False), poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
+        given = poutine.condition(data=dict(values))
+        with pyro.validation_enabled(False), poutine.block(), poutine.trace() as tracer, given:
             lights = self.scene.lights()
         fluxes = {name: _flux(lights[name]) for name in self.names}
         nan = torch.full((), math.nan, dtype=self.scene.image.dtype, device=self.scene.image.device)
@@ -346,7 +347,7 @@ def _sky_of_fit(
         return np.stack([along, (there.dec - opposite.dec).arcsec])
 
     by_x, by_y = offsets(0.5, 0.0), offsets(0.0, 0.5)
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for i, (name, value) in enumerate((("ra", here.ra.deg), ("dec", here.dec.deg))):
         slope = by_x[i][:, None] * slopes["x"] + by_y[i][:, None] * slopes["y"]
         columns |= {name: value, f"{name}_error": np.sqrt(np.einsum("ri,ij,rj->r", slope, covariance, slope))}
