@@ -129,6 +129,10 @@ class Scene:
         pyro.sample(self.image.name, pixels, obs=observation.observed)
         return model_image
 
+    def prior_of(self, site: str) -> Any:
+        """The distribution that a latent site is drawn from; that of one draw, where it depends on others."""
+        return self._priors[site]
+
     def lights(self) -> dict[str, Light]:
         """The light of every component, or of every part of one, its parameters drawn by Pyro."""
         lights = {}
@@ -219,8 +223,9 @@ class Scene:
         Parameters
         ----------
         fit : Fit, mapping or InferenceData, optional
-            Values of this scene's parameters, from which the next fit starts (:meth:`started_from`). The default priors
-            of the new components are measured on what its model leaves over of the image.
+            Values of this scene's parameters, and of others perhaps, from which the next fit starts
+            (:meth:`started_from`). The default priors of the new components are measured on what this scene's model
+            leaves over of the image.
         windows : mapping from names to Window, optional
             Of the new components.
         **components : functions, or groups of them
@@ -245,7 +250,7 @@ class Scene:
             raise ValueError("add: expected a component to add, got none; add one as a keyword: star=models.sersic()")
         recipe = self.recipe.with_components(components, checked_windows(windows, self.image))
         if fit is not None:
-            left = self.image.minus(self.predict(fit))
+            left = self.image.minus(self.predict({s: v for s, v in site_values(fit).items() if s in self._sites}))
             for name in [name for name in recipe.components if name not in self.components]:
                 component = recipe.components[name]
                 if hasattr(component, "measured_as") and component.found is None:
