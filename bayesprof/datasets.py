@@ -100,7 +100,7 @@ def simulated_field(
     truth = _sources(random, shape, galaxies, stars, psf, np.sqrt(sky / gain + (read_noise / gain) ** 2))
     options: dict[str, Any] = {"psf": psf, "wcs": wcs, "zeropoint": zeropoint, "band": "r", "name": "field"}
     blank = Image(np.zeros(shape), sigma=1.0, **options)
-    light = sum(
+    light: Any = sum(
         PointSource(row["x"], row["y"], row["flux"])
         if row["kind"] == "star"
         else Sersic(*(row[name] for name in ("x", "y", "flux", "r_eff", "n")), q=row["q"], theta=row["theta"])

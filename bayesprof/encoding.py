@@ -135,6 +135,7 @@ def _called(tree: Mapping[str, Any]) -> Any:
 def _distribution(prior: Any) -> dict[str, Any]:
     """A distribution by its name and the arguments that make it again, which is tried."""
     name = type(prior).__name__
+    arguments: Any
     if name in _WRAPPERS and type(prior) is _WRAPPERS[name][0]:
         arguments = [getattr(prior, attribute) for attribute in _WRAPPERS[name][1]]
     elif type(prior) is _distribution_class(name):

@@ -185,8 +185,9 @@ def _bounds(scene: Scene, at: Mapping[str, Tensor], chosen: list[str]) -> tuple[
             for bound, edge in (("lower_bound", -math.inf), ("upper_bound", math.inf))
         )
         # never on the edge itself: there it has no unconstrained value
-        lows.append(np.where(np.isfinite(low), low + _LEAST * np.abs(value - low), low).ravel())
-        highs.append(np.where(np.isfinite(high), high - _LEAST * np.abs(high - value), high).ravel())
+        with np.errstate(invalid="ignore"):  # an edge at infinity stays there
+            lows.append(np.where(np.isfinite(low), low + _LEAST * np.abs(value - low), low).ravel())
+            highs.append(np.where(np.isfinite(high), high - _LEAST * np.abs(high - value), high).ravel())
     return np.concatenate(lows), np.concatenate(highs)
 
 

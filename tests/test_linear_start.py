@@ -134,7 +134,7 @@ MALFORMED = [
         "none",
         lambda: inference.linear_start(blank(g=models.exponential(flux=3.0))),
         ValueError,
-        ("none are drawn",),
+        ("none that are drawn",),
         "sites=",
     ),
 ]
