@@ -13,7 +13,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from bayesprof.group import within
@@ -24,6 +23,7 @@ from bayesprof.measurement import measure
 from bayesprof.psf import PSF, as_psf, check_psf
 from bayesprof.recipe import Recipe, checked_windows, named_lights, recipe_of
 from bayesprof.rendering import renderer_for
+from bayesprof.sites import Sites, sites_of
 from bayesprof.values import site_values
 from bayesprof.window import Window
 from bayesprof.windows import WindowedRenderer
@@ -118,7 +118,8 @@ class Scene:
         everywhere = len(self.windows) < len(names)
         self._render = renderer_for(image, drawn) if everywhere else None
         self._render_windows = WindowedRenderer(image, self.windows, drawn)
-        self.latent = self._checked_sites()
+        self._sites = self._checked_sites()
+        self.latent = self._sites.latent
 
     def __call__(self) -> Tensor:
         """Draw every parameter, observe the image, and return the noiseless model image, shape (ny, nx)."""
@@ -131,7 +132,7 @@ class Scene:
 
     def prior_of(self, site: str) -> Any:
         """The distribution that a latent site is drawn from; that of one draw, where it depends on others."""
-        return self._priors[site]
+        return self._sites.priors[site]
 
     def lights(self) -> dict[str, Light]:
         """The light of every component, or of every part of one, its parameters drawn by Pyro."""
@@ -156,7 +157,7 @@ class Scene:
         ValueError
             For parameters that are missing, or components that the scene doesn't have.
         """
-        values = self._values(params, "predict")
+        values = self._sites.needed(params, "predict")
         wanted = None if components is None else [components] if isinstance(components, str) else list(components)
         with torch.no_grad():
             with poutine.block(), poutine.condition(data=values):
@@ -250,7 +251,7 @@ class Scene:
             raise ValueError("add: expected a component to add, got none; add one as a keyword: star=models.sersic()")
         recipe = self.recipe.with_components(components, checked_windows(windows, self.image))
         if fit is not None:
-            left = self.image.minus(self.predict({s: v for s, v in site_values(fit).items() if s in self._sites}))
+            left = self.image.minus(self.predict({s: v for s, v in site_values(fit).items() if s in self._sites.names}))
             for name in [name for name in recipe.components if name not in self.components]:
                 component = recipe.components[name]
                 if hasattr(component, "measured_as") and component.found is None:
@@ -284,7 +285,7 @@ class Scene:
         Raises ValueError for values that the sites can't have.
         """
         given = {site: value for site, value in site_values(fit).items() if site in self.latent}
-        starts = {**self.recipe.starts, **self._checked_values(given, "started_from")}
+        starts = {**self.recipe.starts, **self._sites.checked(given, "started_from")}
         return Scene.of(replace(self.recipe, starts=starts))
 
     def freeze(self, names: str | Sequence[str], fit: Any) -> Scene:
@@ -324,7 +325,7 @@ class Scene:
         missing = [site for site in chosen if site not in values]
         if missing:
             raise ValueError(f"freeze: expected a value for {missing} in fit, got none; give a fit of this scene")
-        checked = self._checked_values({site: values[site] for site in chosen}, "freeze")
+        checked = self._sites.checked({site: values[site] for site in chosen}, "freeze")
         return Scene.of(self.recipe.holding(checked))
 
     def free(self, names: str | Sequence[str] | None = None) -> Scene:
@@ -457,7 +458,7 @@ class Scene:
         noise = {}
         if isinstance(self.likelihood, WithParameters):
             noise = {"likelihood": self.likelihood.parameters}
-        elif self._noise_sites:
+        elif self._sites.noise:
             own = functools.partial(self.likelihood, self.image.data, self.image)
             noise = {"likelihood": functools.update_wrapper(own, self.likelihood)}
         return {**psf, **self.components, **noise}
@@ -479,41 +480,6 @@ class Scene:
             return image
         return torch.zeros(self.image.shape, dtype=self.image.dtype, device=self.image.device)
 
-    def _values(self, params: Any, owner: str) -> dict[str, Tensor]:
-        """Value of every latent site but those of the likelihood."""
-        given = site_values(params)
-        strange = [name for name in given if name not in self._sites]
-        if strange and not hasattr(params, "posterior"):
-            raise ValueError(f"{owner}: the scene has no parameter {strange}; it has {list(self._sites)}")
-        needed = [site for site in self.latent if not within(site, "likelihood")]
-        missing = [site for site in needed if site not in given]
-        if missing:
-            raise ValueError(
-                f"{owner}: expected a value for every parameter that isn't held, got none for {missing}; "
-                "give params={name: value}, for example fit.params"
-            )
-        image = self.image
-        return {site: torch.as_tensor(given[site], dtype=image.dtype, device=image.device) for site in needed}
-
-    def _checked_values(self, given: Mapping[str, Any], owner: str) -> dict[str, Tensor]:
-        """Values that the latent sites can have."""
-        values = {}
-        for site, value in given.items():
-            prior: Any = self._priors[site]
-            values[site] = torch.as_tensor(value, dtype=self.image.dtype, device=self.image.device)
-            shape = prior.shape()
-            if values[site].shape != shape:
-                raise ValueError(
-                    f"{owner}: expected {site!r} of shape {tuple(shape)}, got {tuple(values[site].shape)}; give a fit "
-                    "of this scene"
-                )
-            if not bool(prior.support.check(values[site]).all()):
-                raise ValueError(
-                    f"{owner}: expected {site!r} inside the support of its prior, got {values[site].tolist()}; correct "
-                    "it, or give the component another prior"
-                )
-        return values
-
     def _checked_psf(self) -> PSF | None:
         """The PSF at one draw of its parameters, once it has been found to be one."""
         if self.psf is None:
@@ -530,28 +496,20 @@ class Scene:
             check_psf(psf)
             return psf
 
-    def _checked_sites(self) -> tuple[str, ...]:
-        """Names of all that is drawn, by one run, so that a mistake in a component is told here and not deep in a
-        sampler.
-        """
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]), poutine.trace() as tracer:
-            psf = self.draw_psf()
-            model_image = self._image_of(self.lights(), psf)
-            before = set(tracer.trace.nodes)
-            self._observation(model_image)
-        nodes = {
-            name: node
-            for name, node in tracer.trace.nodes.items()
-            if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
-        }
-        self._sites = tuple(nodes)
-        self._noise_sites = set(nodes) - before
-        if self._noise_sites and self.image.name == "likelihood":
+    def _checked_sites(self) -> Sites:
+        """All that is drawn, by one run, so that a mistake in a component is told here and not deep in a sampler."""
+        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+            with poutine.trace() as tracer:
+                psf = self.draw_psf()
+                model_image = self._image_of(self.lights(), psf)
+            with poutine.trace() as noise:
+                self._observation(model_image)
+        sites = sites_of(self.image, tracer.trace, noise.trace)
+        if sites.noise and self.image.name == "likelihood":
             raise ValueError(
                 "Scene: the image has the name of what its likelihood draws, 'likelihood'; give the Image another name="
             )
-        self._priors = {name: node["fn"] for name, node in nodes.items() if not node["is_observed"]}
-        return tuple(self._priors)
+        return sites
 
     def _observation(self, model_image: Tensor) -> Observation:
         """The pixels about `model_image`, the parameters of the likelihood drawn by Pyro."""

@@ -136,7 +136,7 @@ def _chosen(scene: Scene, sites: Sequence[str] | None) -> list[str]:
 
 def _column(scene: Scene, at: Mapping[str, Tensor], site: str, index: tuple[int, ...]) -> np.ndarray:
     """Derivative of the model image along an entry of a linear parameter."""
-    component = next(name for name in scene.components if within(site, name))
+    component = _components_of(scene, [site])
     step = 0.5 * max(abs(float(at[site][index])), 1.0)
     moved = at[site].clone()
     moved[index] = moved[index] + step
@@ -144,11 +144,17 @@ def _column(scene: Scene, at: Mapping[str, Tensor], site: str, index: tuple[int,
     return ((images[0] - images[1]) / step).cpu().numpy()
 
 
+def _components_of(scene: Scene, sites: Sequence[str]) -> list[str]:
+    """The components that draw some sites."""
+    return [name for name in scene.components if any(within(site, name) for site in sites)]
+
+
 def _is_linear(scene: Scene, at: Mapping[str, Tensor], blocks: Mapping[str, np.ndarray], valid: np.ndarray) -> bool:
     """Whether the model image, all entries of some parameters moved at once, is what their columns say."""
     moves = {site: 0.3 * at[site].abs().clamp(min=1.0) for site in blocks}
-    there = scene.predict({**at, **{site: at[site] + move for site, move in moves.items()}})
-    change = (there - scene.predict(at)).cpu().numpy()[valid]
+    components = _components_of(scene, list(blocks))
+    there = scene.predict({**at, **{site: at[site] + move for site, move in moves.items()}}, components=components)
+    change = (there - scene.predict(at, components=components)).cpu().numpy()[valid]
     expected = np.zeros_like(change)
     for site, columns in blocks.items():
         expected = expected + columns @ moves[site].reshape(-1).cpu().numpy()

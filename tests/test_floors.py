@@ -53,6 +53,7 @@ CORE = (
     "group",
     "held",
     "recipe",
+    "sites",
     "scene",
     "estimate",
     "bright_windows",
