@@ -279,11 +279,14 @@ class Scene:
     def started_from(self, fit: Any) -> Scene:
         """This scene with other starting values, which every method of inference takes when it is given no ``init``.
 
-        `fit` : Fit, InferenceData, or mapping from site names to values. Sites that the scene doesn't have are left
-        out, so that the fit may be that of a larger scene or of a smaller one.
+        `fit` : Fit, InferenceData, or mapping from site names to values. A fit may be that of a larger scene or of a
+        smaller one: the sites that they share are taken.
 
-        Raises ValueError for values that the sites can't have.
+        Raises ValueError for values that the sites can't have, and for a mapping with names that aren't sites.
         """
+        strange = [name for name in fit if name not in self._sites.names] if isinstance(fit, Mapping) else []
+        if strange:
+            raise ValueError(f"started_from: the scene has no parameter {strange}; it has {list(self.latent)}")
         given = {site: value for site, value in site_values(fit).items() if site in self.latent}
         starts = {**self.recipe.starts, **self._sites.checked(given, "started_from")}
         return Scene.of(replace(self.recipe, starts=starts))

@@ -104,6 +104,17 @@ def test_without_is_the_scene_that_never_had_it(galaxy_alone, first):
     assert float(less.initial_values()["galaxy.flux"]) == pytest.approx(first.params["galaxy.flux"])
 
 
+def test_fit_of_a_larger_scene_goes_along_when_a_component_is_replaced(galaxy_alone, first, image):
+    replaced = galaxy_alone.without("galaxy").add(fit=first, disk=models.exponential())
+    start = replaced.initial_values()
+    assert float(start["sky.level"]) == pytest.approx(first.params["sky.level"])
+    # measured on the image without the sky alone
+    plain = bp.Scene(image, sky=models.flat_sky(), disk=models.exponential()).initial_values()
+    assert float(start["disk.flux"]) == pytest.approx(float(plain["disk.flux"]), rel=0.1)
+    taken = galaxy_alone.add(star=star()).without("star").started_from(inference.lm(galaxy_alone))
+    assert float(taken.initial_values()["galaxy.flux"]) == pytest.approx(first.params["galaxy.flux"])
+
+
 def test_scenes_do_not_change_with_what_is_made_of_them(galaxy_alone, first):
     before = inference.Posterior(galaxy_alone).fingerprint
     galaxy_alone.add(fit=first, star=star()).without("galaxy")
@@ -330,6 +341,7 @@ MALFORMED = [
     Case("freeze shape", lambda: small().freeze("sky", {"sky.level": [1.0, 2.0]}), ValueError, ("(2,)",), "a fit of"),
     Case("free what is free", lambda: small().free("sky"), ValueError, ("'sky'",), "held are []"),
     Case("start from a list", lambda: small().started_from([1.0]), TypeError, ("mapping", "list"), "inference.lm"),
+    Case("start misspelt", lambda: small().started_from({"sky.lvl": 1.0}), ValueError, ("'sky.lvl'",), "sky.level"),
     Case("empty group", lambda: bp.Group(), ValueError, ("at least one component",), "bulge=models.sersic()"),
     Case("slash in a group", lambda: bp.Group(**{"a/b": own_star}), ValueError, ("'a/b'",), "rename"),
     Case("light in a group", lambda: small(g=bp.Group(a=models.FlatSky(1.0))), TypeError, ("'g.a'",), "lambda: light"),
