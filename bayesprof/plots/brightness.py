@@ -42,8 +42,8 @@ def draw_points(
         axis.plot(radius[unseen], limit, "v", color="k", mfc="none", ms=4, label=f"{statistic} + 2 errors")
 
 
-def set_round_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, written out."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+def set_round_ticks(axis: Axis, *, few: bool = False) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, or at those alone where `few`, written out."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())

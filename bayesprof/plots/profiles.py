@@ -22,6 +22,7 @@ from bayesprof.scene import Scene
 
 _PANEL = (3.1, 2.6)  # inches
 _COLUMNS = 4
+_WIDE = 300.0  # range of radii in a panel, beyond which ticks at 1, 2 and 5 would run into each other
 _MAGNITUDES = 8.5  # below the brightest, at which a panel ends at the latest
 
 
@@ -91,7 +92,8 @@ def profiles(
             axis.plot(rings.radius, brightness(curve), color=colour, lw=1.5, label="model")
             _draw_light(axis, lights[name], rings.radius, (x, y, theta), brightness, colour)
             axis.set_xscale("log")
-            set_round_ticks(axis.xaxis)
+            first, last = axis.get_xlim()
+            set_round_ticks(axis.xaxis, few=last / first > _WIDE)
             axis.tick_params(which="both", right=True, top=True)
             top = max(float(np.nanmax(curve, initial=0.0)), float(np.nanmax(median, initial=0.0)))
             if top > 0:

@@ -15,6 +15,7 @@ from bayesprof.plots.stretch import image_stretch
 from bayesprof.scene import Scene
 
 _WIDTH = 6.4  # inches
+_LOW = 0.15  # of the image's height: windows that are lower have their names above them
 _CROWDED = 16  # windows, beyond which their names are printed smaller
 
 
@@ -52,13 +53,14 @@ def windows(scene: Scene, *, path: str | PathLike[str] | None = None) -> Figure:
             height, width = window.shape
             corner = (window.x0 - 0.5, window.y0 - 0.5)
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=1.2))
+            above = height < _LOW * ny and window.y1 < (1 - _LOW) * ny  # inside it would cover the object
             axis.text(
-                window.x0 + 0.01 * nx,
-                window.y1 - 0.5 - 0.01 * ny,
+                window.x0 if above else window.x0 + 0.01 * nx,
+                window.y1 if above else window.y1 - 0.5 - 0.01 * ny,
                 name,
                 color=colour,
                 fontsize=6.0 if len(scene.windows) > _CROWDED else 8.0,
-                va="top",
+                va="bottom" if above else "top",
                 path_effects=outline,
                 clip_on=True,
             )
