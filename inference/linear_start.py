@@ -32,7 +32,9 @@ def linear_start(
 ) -> dict[str, Tensor]:
     """Starting values of a scene whose linear parameters are the best ones at given values of all others.
 
-    Objects that overlap need it most: the flux of each in a catalogue is off because those of its neighbours are.
+    Fluxes of a catalogue are off most where objects overlap, each because those of its neighbours are. LM finds its way
+    from poor fluxes as a rule, in as few steps; these values are for methods that don't, and for a look at the residual
+    before the first fit.
 
     Parameters
     ----------

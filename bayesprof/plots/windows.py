@@ -53,7 +53,7 @@ def windows(scene: Scene, *, path: str | PathLike[str] | None = None) -> Figure:
             height, width = window.shape
             corner = (window.x0 - 0.5, window.y0 - 0.5)
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=1.2))
-            above = height < _LOW * ny and window.y1 < (1 - _LOW) * ny  # inside it would cover the object
+            above = height < _LOW * ny and window.y1 < 0.95 * ny  # inside it would cover the object
             axis.text(
                 window.x0 if above else window.x0 + 0.01 * nx,
                 window.y1 if above else window.y1 - 0.5 - 0.01 * ny,
