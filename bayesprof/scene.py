@@ -285,7 +285,7 @@ class Scene:
         Raises ValueError for values that the sites can't have, and for a mapping with names that aren't sites.
         """
         strange = [name for name in fit if name not in self._sites.names] if isinstance(fit, Mapping) else []
-        if strange:
+        if strange and not hasattr(fit, "posterior"):  # InferenceData are mappings too
             raise ValueError(f"started_from: the scene has no parameter {strange}; it has {list(self.latent)}")
         given = {site: value for site, value in site_values(fit).items() if site in self.latent}
         starts = {**self.recipe.starts, **self._sites.checked(given, "started_from")}
