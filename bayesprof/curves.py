@@ -6,7 +6,7 @@ parameters a polynomial is one of the logarithm, so that it stays positive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,38 @@ _NOTHING = 1e-9  # of a coefficient: rounding
 
 
 @dataclass(frozen=True)
+class Powers:
+    """Powers 1 to `order` of the distance from the `middle`, in units of `half` the range."""
+
+    middle: float
+    half: float
+    order: int
+
+    def __call__(self, wavelengths: np.ndarray) -> np.ndarray:
+        powers: np.ndarray = ((wavelengths - self.middle) / self.half)[:, None] ** np.arange(1, self.order + 1)
+        return powers
+
+
+@dataclass(frozen=True)
+class Cardinals:
+    """Natural cubic splines that are 1 at one of the `knots` and 0 at all others, for all but the knot `reference`."""
+
+    knots: tuple[float, ...]
+    reference: int
+
+    @property
+    def others(self) -> list[int]:
+        return [i for i in range(len(self.knots)) if i != self.reference]
+
+    def __call__(self, wavelengths: np.ndarray) -> np.ndarray:
+        if len(self.knots) == 2:  # a line
+            here, there = self.knots[self.reference], self.knots[self.others[0]]
+            return np.asarray((wavelengths - here) / (there - here))[:, None]
+        unit = np.eye(len(self.knots))[:, self.others]
+        return np.asarray(CubicSpline(self.knots, unit, bc_type="natural")(wavelengths))
+
+
+@dataclass(frozen=True)
 class Curve(Variation):
     """A smooth function of wavelength, by coefficients of functions that vanish in the middle.
 
@@ -37,7 +69,7 @@ class Curve(Variation):
 
     kind: str
     wavelengths: Any
-    basis: Callable[[np.ndarray], np.ndarray]
+    basis: Powers | Cardinals
     axis: str
     labels: tuple[Any, ...]
     middle: float
@@ -175,10 +207,7 @@ def polynomial(
         raise ValueError(f"polynomial: expected order as a whole number >= 1, got {order!r}; give a prior for order 0")
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
-    def basis(values: np.ndarray) -> np.ndarray:
-        return ((values - middle) / half)[:, None] ** np.arange(1, order + 1)
-
-    labels = tuple(range(1, order + 1))
+    basis, labels = Powers(middle, half, order), tuple(range(1, order + 1))
     return Curve("polynomial", wavelengths, basis, "power", labels, middle, prior, coefficients, scale)
 
 
@@ -204,17 +233,9 @@ def spline(
     places = np.array(knots, dtype=float).ravel()
     if len(places) < 2 or not np.isfinite(places).all() or not (np.diff(places) > 0).all():
         raise ValueError(f"spline: expected two or more knots, ascending wavelengths, got {knots!r}")
-    reference = len(places) // 2
-    others = [i for i in range(len(places)) if i != reference]
-
-    def basis(values: np.ndarray) -> np.ndarray:
-        if len(places) == 2:  # a line
-            return np.asarray((values - places[reference]) / (places[others[0]] - places[reference]))[:, None]
-        unit = np.eye(len(places))[:, others]
-        return np.asarray(CubicSpline(places, unit, bc_type="natural")(values))
-
-    labels = tuple(float(places[i]) for i in others)
-    middle = float(places[reference])
+    basis = Cardinals(tuple(float(place) for place in places), len(places) // 2)
+    labels = tuple(basis.knots[i] for i in basis.others)
+    middle = basis.knots[basis.reference]
     return Curve("spline", wavelengths, basis, "knot", labels, middle, prior, coefficients, scale)
 
 

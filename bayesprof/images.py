@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement, measure, sky_and_noise
@@ -106,13 +107,27 @@ class Images:
             return None
         return window.within(image.shape)
 
-    def measured(self, found: Measurement | None = None, window: Window | None = None) -> tuple[Measurement, ...]:
+    def minus(self, models: Mapping[str, Tensor]) -> Images:
+        """These images with model images, by name, taken off."""
+        seen = tuple(image.minus(models[image.name]) for image in self.seen)
+        return replace(self, first=next(image for image in seen if image.name == self.first.name), seen=seen)
+
+    def measured(
+        self, found: Measurement | tuple[Measurement, ...] | None = None, window: Window | None = None
+    ) -> tuple[Measurement, ...]:
         """What is known of an object in each of the images: its place and shape as `found`, or as measured in the first
-        image or in a `window` of it; and the light, the sky and the noise of each image.
+        image or in a `window` of it; and the light, the sky and the noise of each image, which a tuple has `found`.
 
         The light is that of the first image times the ratio of what an ellipse of two half-light radii holds in the
         two; at least three times the noise there.
         """
+        if isinstance(found, tuple):
+            if len(found) != len(self.seen):
+                raise ValueError(
+                    f"Scene: expected a component that was measured on {len(self.seen)} images, got one that was on "
+                    f"{len(found)}; make it anew"
+                )
+            return found
         known = found or measure(self.first, window)
         return tuple(known if image is self.first else self._measured_in(image, known, window) for image in self.seen)
 

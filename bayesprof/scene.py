@@ -1,33 +1,24 @@
-"""The scene: components on an image, and the likelihood of its pixels. A Pyro model."""
+"""The scene: components on one or several images, and the likelihood of their pixels. A Pyro model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module  # of what needs h5py, on first use
+from os import PathLike
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from bayesprof.assembling import (
-    bound,
-    bound_alignment,
-    by_image,
-    check_component,
-    check_lights,
-    check_offsets,
-    checked_windows,
-    seen_in,
-)
+from bayesprof import life_cycle
+from bayesprof.assembling import Assembly
 from bayesprof.image import Image
-from bayesprof.images import Images
 from bayesprof.light import Light
 from bayesprof.mapped import Offset
-from bayesprof.naming import Prefix
 from bayesprof.psf import PSF
-from bayesprof.view import View
+from bayesprof.recipe import Recipe, checked_windows, recipe_of
 from bayesprof.window import Window
 
 
@@ -56,18 +47,24 @@ class Scene:
     windows : mapping from names of components to Window, optional
         The pixels in which a component has light, at least: each window is enlarged to one of a few squares, beyond
         which the component is left out, and costs nothing. Its default priors are measured in the window itself.
-        Components without a window are rendered over the whole image. Windows are in pixels of the first image.
+        Components without a window are rendered over the whole image. A window of a group is one for each of its parts
+        that have none of their own. Windows are in pixels of the first image.
     maps : mapping from names of images to arrays of shape (2, 3), optional
         For images without a WCS, or in place of it: ``(x, y) in that image = array @ (x, y, 1) in the first``.
     alignment : function, optional
         By how much the images behind the first are shifted against their maps: ``models.alignment()``, or your own
         function that returns (dx, dy), in pixels of each image, by name. Its sites are ``alignment.parameter``.
-    **components : functions
+    **components : functions, or groups of them
         Each draws with ``pyro.sample`` and returns light: those of :mod:`bayesprof.models`, or your own. The
         keyword is the name, which goes before the names of the component's sites. A function may return a mapping from
         names of images to lights, for those that see it differently, or see it at all (see
-        :func:`bayesprof.only_in`). Lights are in pixels of the first image but for backgrounds, which are in those of
-        each.
+        :func:`bayesprof.only_in`). One that draws several parts, which share parameters, may return their lights by
+        name, ``{"bulge": ..., "disk": ...}``: "galaxy.bulge" is a light of its own then, in pictures and tables. Names
+        of components are grouped by :class:`bayesprof.Group`. Lights are in pixels of the first image but for
+        backgrounds, which are in those of each.
+
+    A scene doesn't change: :meth:`add`, :meth:`without`, :meth:`freeze`, :meth:`free`, :meth:`started_from` and
+    :meth:`with_windows` return others.
 
     Raises
     ------
@@ -108,60 +105,33 @@ class Scene:
         alignment: Callable[[], Any] | None = None,
         **components: Any,
     ) -> None:
-        self._images = Images.of(image, maps)
-        if not components:
-            raise ValueError(
-                "Scene: expected at least one component, got none; add one as a keyword: galaxy=models.sersic()"
-            )
-        self.windows = checked_windows(windows, components, self.image)
-        self.components: dict[str, Callable[[], Any]] = {}
-        self.seen_in: dict[str, tuple[str, ...]] = {}
-        for name, component in components.items():
-            seen, inner = seen_in(name, component, self._images)
-            check_component(name, inner, self._images)
-            self.seen_in[name] = seen
-            self.components[name] = bound(inner, self._images.only(seen), self.windows.get(name))
-        self.alignment = bound_alignment(alignment, self._images)
-        self.views = self._viewed(likelihood, psf)
-        self._check_names()
-        self._check_light()
+        self._assemble(recipe_of(image, maps, likelihood, psf, alignment, windows, components))
 
-    def _viewed(self, likelihood: Any, psf: Any) -> dict[str, View]:
-        """Each of the images, by name, as the scene sees it."""
-        several = len(self.images) > 1
-        likelihoods = by_image("likelihood", likelihood, self.images, several)
-        psfs = by_image("psf", psf, self.images, several)
-        views = {}
-        for name, image in self.images.items():
-            own = psfs.get(name)
-            if own is not None:
-                check_component("psf", own, self._images)
-            here = [component for component, seen in self.seen_in.items() if name in seen]
-            windows = {
-                component: self._images.window_in(image, window)
-                for component, window in self.windows.items()
-                if component in here
-            }
-            views[name] = View(
-                image,
-                self._images.maps[name],
-                likelihood=likelihoods.get(name, "gaussian"),
-                psf=None if own is None else bound(own, self._images.of(image)),
-                windows=windows,
-                everywhere=len(windows) < len(here),
-                label=f"_{name}" if several else "",
-            )
-        return views
+    @classmethod
+    def of(cls, recipe: Recipe) -> Scene:
+        """The scene of a recipe, as :attr:`recipe` has it."""
+        scene = cls.__new__(cls)
+        scene._assemble(recipe)
+        return scene
+
+    def _assemble(self, recipe: Recipe) -> None:
+        """Bind what was given to its images, and check it by one run."""
+        self.recipe = recipe
+        self._assembly = assembly = Assembly(recipe)
+        self.components, self.views = assembly.components, assembly.views
+        self.seen_in, self.windows = assembly.seen_in, assembly.windows
+        self.light_names = tuple(assembly.seen_in)
+        self.latent, self.noise_sites = assembly.sites.latent, assembly.sites.noise
 
     @property
     def images(self) -> dict[str, Image]:
         """The images, by name."""
-        return {image.name: image for image in self._images.seen}
+        return {image.name: image for image in self.recipe.images.seen}
 
     @property
     def image(self) -> Image:
         """The first image, in whose pixels geometry is."""
-        return self._images.first
+        return self.recipe.images.first
 
     def image_named(self, name: str | None, asking: str) -> Image:
         """The image of that `name`, the first where it is None; raises ValueError, for whoever is `asking`, where the
@@ -176,50 +146,47 @@ class Scene:
         images, by name.
         """
         psfs = self.draw_psfs()
-        models = self._images_of(self._drawn_lights(), psfs, self.draw_offsets())
+        models = self._assembly.images_of(self._assembly.draw_lights(), psfs, self.draw_offsets())
         for name, view in self.views.items():
             view.observe(models[name])
         return self._alone(models)
 
-    def lights(self) -> dict[str, Any]:
-        """The light of every component, its parameters drawn by Pyro, in pixels of the first image; where a scene has
-        several images, each by the names of those that see it.
-        """
-        return {name: self._alone(lights) for name, lights in self._drawn_lights().items()}
+    def prior_of(self, site: str) -> Any:
+        """The distribution that a latent site is drawn from; that of one draw, where it depends on others."""
+        return self._assembly.sites.priors[site]
 
-    def _drawn_lights(self) -> dict[str, dict[str, Light]]:
-        """The light of every component in each image that sees it, drawn by Pyro."""
-        lights = {}
-        for name, component in self.components.items():
-            with Prefix(name):
-                drawn = component()
-            lights[name] = drawn if isinstance(drawn, dict) else dict.fromkeys(self.seen_in[name], drawn)
-        return lights
+    def lights(self) -> dict[str, Any]:
+        """The light of every component, or of every part of one, its parameters drawn by Pyro, in pixels of the first
+        image; where a scene has several images, each by the names of those that see it.
+        """
+        return {name: self._alone(lights) for name, lights in self._assembly.draw_lights().items()}
 
     def draw_psfs(self) -> dict[str, PSF | None]:
         """The PSF that the scene has in place of that of each image, its parameters drawn by Pyro."""
-        return {name: view.draw_psf() for name, view in self.views.items()}
+        return self._assembly.draw_psfs()
 
     def draw_offsets(self) -> dict[str, Offset]:
         """By how much images are shifted against their maps, drawn by Pyro."""
-        if self.alignment is None:
-            return {}
-        with Prefix("alignment"):
-            found = self.alignment()
-        return dict(found) if isinstance(found, Mapping) else dict.fromkeys(self._images.names[1:], found)
+        return self._assembly.draw_offsets()
 
-    def _alone(self, by_image: dict[str, Any]) -> Any:
-        """What there is for each image; of a scene of one image, for that one."""
-        return by_image if len(self.images) > 1 else by_image[self.image.name]
+    def lights_in(self, image: str, params: Any = None) -> dict[str, Light]:
+        """The light of every component, or of every part of one, that an image sees, in the pixels of that image, at
+        `params` as of :meth:`predict`.
+        """
+        values = self._assembly.sites.needed(params, "lights_in")
+        with torch.no_grad(), poutine.block(), poutine.condition(data=values):
+            lights, offsets = self._assembly.draw_lights(), self.draw_offsets()
+        seen = {name: by_image[image] for name, by_image in lights.items() if image in by_image}
+        return self.views[image].lights(seen, offsets.get(image))
 
     def predict(self, params: Any = None, *, components: Any = None, image: str | None = None) -> Any:
         """Noiseless model image, shape (ny, nx), image units; of several images, a mapping from their names.
 
         Parameters
         ----------
-        params : mapping from site names to values, or a fit
+        params : mapping from site names to values, a fit, or InferenceData, whose medians are taken
             Every parameter that isn't held; None where all are.
-        components : names, optional
+        components : name or names of components, groups or parts, optional
             Render these only.
         image : name, optional
             Of this image only.
@@ -229,95 +196,229 @@ class Scene:
         ValueError
             For parameters that are missing, or components or an image that the scene doesn't have.
         """
-        values = self._values(params)
-        names = (
-            list(self.components) if components is None else [components] if isinstance(components, str) else components
-        )
-        unknown = [name for name in names if name not in self.components]
-        if unknown:
-            raise ValueError(f"predict: the scene has no component {unknown}; it has {list(self.components)}")
         self.image_named(image, "predict")
-        with torch.no_grad():
-            with poutine.block(), poutine.trace() as tracer, poutine.condition(data=values):
-                psfs, lights, offsets = self.draw_psfs(), self._drawn_lights(), self.draw_offsets()
-            sites = {
-                name: node
-                for name, node in tracer.trace.nodes.items()
-                if node["type"] == "sample" and not isinstance(node["fn"], _Subsample)  # which is a plate's
-            }
-            noise = {name for view in self.views.values() for name in view.noise_sites}
-            strange = [name for name in values if name not in sites and name not in noise]
-            if strange:
-                raise ValueError(f"predict: the scene has no parameter {strange}; it has {list(sites)}")
-            missing = [name for name, node in sites.items() if name not in values and not node["is_observed"]]
-            if missing:
-                raise ValueError(
-                    f"predict: expected a value for every parameter that isn't held, got none for {missing}; "
-                    "give params={name: value}, for example fit.params"
-                )
-            chosen = {name: lights[name] for name in names}
-            if image is not None:
-                return self._images_of(chosen, psfs, offsets, [image])[image]
-            return self._alone(self._images_of(chosen, psfs, offsets))
+        models = self._assembly.predicted(params, components, None if image is None else [image])
+        return self._alone(models) if image is None else models[image]
 
-    def lights_in(self, image: str, params: Any = None) -> dict[str, Light]:
-        """The light of every component that an image sees, in the pixels of that image, at `params` as of
-        :meth:`predict`.
+    def deblended(self, components: Any, params: Any, *, image: str | None = None) -> Any:
+        """The image that would be seen of some components alone: data minus the model of all others.
+
+        Parameters
+        ----------
+        components : name or names of components, groups or parts
+        params, image : as for :meth:`predict`
+
+        Returns
+        -------
+        Image
+            With the noise, mask, PSF and WCS of the scene's; of several images, a mapping from their names.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import models
+        >>> galaxy = models.exponential(x=14.0, y=9.0, flux=500.0, r_eff=3.0, q=0.8, theta=0.4)
+        >>> scene = bp.Scene(bp.Image(np.full((20, 30), 7.0), sigma=1.0), sky=models.flat_sky(), galaxy=galaxy)
+        >>> float(scene.deblended("galaxy", {"sky.level": 5.0}).data[0, 0])
+        2.0
         """
-        values = self._values(params)
-        with torch.no_grad(), poutine.block(), poutine.condition(data=values):
-            lights, offsets = self._drawn_lights(), self.draw_offsets()
-        seen = {name: by_image[image] for name, by_image in lights.items() if image in by_image}
-        return self.views[image].lights(seen, offsets.get(image))
+        self.image_named(image, "deblended")
+        names = list(self.images) if image is None else [image]
+        whole, own = (self._assembly.predicted(params, some, names) for some in (None, components))
+        found = {name: self.images[name].minus(whole[name] - own[name]) for name in names}
+        return self._alone(found) if image is None else found[image]
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Values measured on the images to start a fit from, by site name; user's own components have none."""
-        starts = {}
-        for name, component in self.drawn.items():
-            sources = getattr(component, "sources", {})
-            for parameter, start in getattr(component, "starts", {}).items():
-                prior = sources[parameter]
-                value = torch.as_tensor(start, dtype=self.image.dtype, device=self.image.device)
-                if prior.event_shape == value.shape and bool(prior.support.check(value).all()):
-                    starts[f"{name}.{parameter}"] = value
-        return starts
+        """Values to start a fit from, by site name: those of :meth:`started_from`, and for others what was measured on
+        the images. A component of one's own has none of the latter.
+        """
+        return self._assembly.initial_values()
+
+    def add(self, *, fit: Any = None, windows: Mapping[str, Window] | None = None, **components: Any) -> Scene:
+        """This scene with more components.
+
+        Parameters
+        ----------
+        fit : Fit, mapping or InferenceData, optional
+            Values of this scene's parameters, and of others perhaps, from which the next fit starts
+            (:meth:`started_from`). The default priors of the new components are measured on what this scene's model
+            leaves over of the images.
+        windows : mapping from names to Window, optional
+            Of the new components.
+        **components : functions, or groups of them
+            A group may have the name of one that the scene has: its components are added to that.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a name that the scene has already, and as :class:`Scene`.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky())
+        >>> fit = inference.lm(scene)
+        >>> more = scene.add(fit=fit, galaxy=models.exponential())
+        >>> list(more.components), round(float(more.initial_values()["sky.level"]), 3)
+        (['sky', 'galaxy'], 1.0)
+        """
+        scene = Scene.of(life_cycle.with_added(self._assembly, components, windows, fit))
+        return scene if fit is None else scene.started_from(fit)
+
+    def without(self, *names: str) -> Scene:
+        """This scene without some components or groups.
+
+        Raises ValueError for names that it doesn't have, and where nothing would be left.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import models
+        >>> image = bp.Image(np.ones((20, 30)), sigma=1.0)
+        >>> scene = bp.Scene(image, sky=models.flat_sky(), one=models.exponential(), two=models.exponential())
+        >>> list(scene.without("one").components)
+        ['sky', 'two']
+        """
+        return Scene.of(self.recipe.without(names))
+
+    def started_from(self, fit: Any) -> Scene:
+        """This scene with other starting values, which every method of inference takes when it is given no ``init``.
+
+        `fit` : Fit, InferenceData, or mapping from site names to values. A fit may be that of a larger scene or of a
+        smaller one: the sites that they share are taken.
+
+        Raises ValueError for values that the sites can't have, and for a mapping with names that aren't sites.
+        """
+        return Scene.of(life_cycle.started(self._assembly, fit))
+
+    def freeze(self, names: str | Sequence[str], fit: Any) -> Scene:
+        """This scene with parameters held: they are numbers from here on, no sites, and nothing that is fitted.
+
+        The uncertainties of the others are then those at the held values: too small where these were uncertain.
+
+        Parameters
+        ----------
+        names : of components ("galaxy"), of groups, or of single parameters ("galaxy.n")
+            "psf", "likelihood" and "alignment" too; of several images, "psf" is that of all and "psf_<image>" of one.
+        fit : Fit, InferenceData, or mapping from site names to values
+            Where they are held.
+
+        Raises
+        ------
+        ValueError
+            For names without parameters that are drawn, for those without a value in `fit`, and for values that they
+            can't have.
+
+        Examples
+        --------
+        >>> import numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky(), galaxy=models.exponential())
+        >>> scene.freeze(["galaxy.x", "galaxy.y"], {"galaxy.x": 14.0, "galaxy.y": 9.0}).latent
+        ('sky.level', 'galaxy.flux', 'galaxy.r_eff', 'galaxy.ellipticity')
+        """
+        return Scene.of(life_cycle.frozen(self._assembly, names, fit))
+
+    def free(self, names: str | Sequence[str] | None = None) -> Scene:
+        """This scene with parameters free that :meth:`freeze` held, all by default; they start from where they were.
+
+        Raises ValueError for names of which nothing is held.
+        """
+        return Scene.of(self.recipe.freeing(names))
+
+    def with_windows(self, windows: Mapping[str, Window] | None) -> Scene:
+        """This scene with other windows in the place of those it has, none where None; see
+        :func:`bayesprof.bright_windows`.
+        """
+        return Scene.of(replace(self.recipe, windows=checked_windows(windows, self.image)))
+
+    def save(self, path: str | PathLike[str], *, fit: Any = None, overwrite: bool = False) -> None:
+        """Write this scene, and its fit where one is given, to one HDF5 file, for :meth:`load` on any machine.
+
+        Parameters
+        ----------
+        path : str or path
+        fit : Fit, optional
+        overwrite : bool
+            Replace a scene in that file, once the new one is complete.
+
+        Raises
+        ------
+        FileExistsError
+            For a file that exists, without `overwrite`, and for one that isn't a scene.
+        TypeError
+            For a `fit` that is none.
+
+        Notes
+        -----
+        Images, windows, held and starting values are written as they are, the components of the catalogue by the calls
+        that made them, distributions of Pyro by name and parameters. Functions of your own can't be: they are given
+        again when the scene is loaded.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np, bayesprof as bp
+        >>> from bayesprof import inference, models
+        >>> scene = bp.Scene(bp.Image(np.ones((20, 30)), sigma=1.0), sky=models.flat_sky())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scene.save(f"{folder}/scene.h5", fit=inference.lm(scene))
+        ...     again, fit = bp.Scene.load(f"{folder}/scene.h5")
+        >>> list(again.components), round(fit.params["sky.level"], 3)
+        (['sky'], 1.0)
+        """
+        import_module("bayesprof.scene_file").save_scene(self, path, fit=fit, overwrite=overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        components: Mapping[str, Any] | None = None,
+        psf: Any = None,
+        likelihood: Any = None,
+        alignment: Any = None,
+    ) -> tuple[Scene, Any]:
+        """The scene that :meth:`save` wrote, and its fit or None.
+
+        `components`, `psf`, `likelihood` and `alignment` : functions of your own that it was saved with, components by
+        name; of several images, a PSF or likelihood for each, by name, or one for all that need it.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For a file that isn't there, is damaged or is no scene; and where functions of your own are missing, by
+            their names.
+
+        Warns
+        -----
+        UserWarning
+            Where another version of bayesprof, torch or Pyro saved it.
+        """
+        loaded: tuple[Scene, Any] = import_module("bayesprof.scene_file").load_scene(
+            path, components=components, psf=psf, likelihood=likelihood, alignment=alignment
+        )
+        return loaded
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site whose component states one."""
-        return {
-            f"{name}.{parameter}": unit
-            for name, component in self.drawn.items()
-            for parameter, unit in getattr(component, "units", {}).items()
-        }
+        return self._assembly.units
 
     @property
     def dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of sites that are not scalars, for ArviZ."""
-        named = {site: [name for name, _ in axes] for site, axes in self._axes.items()}
-        return {**named, **{name: [axis for axis, _ in self._pixels(name)] for name in self.images}}
+        return {site: [name for name, _ in axes] for site, axes in self._assembly.axes.items()}
 
     @property
     def coords(self) -> dict[str, list[Any]]:
         """Labels along those dimensions."""
-        labels = {name: labels for axes in self._axes.values() for name, labels in axes}
-        return labels | {axis: list(range(size)) for name in self.images for axis, size in self._pixels(name)}
-
-    def _pixels(self, name: str) -> list[tuple[str, int]]:
-        """Name and length of each axis of an image: y and x, or those of this image among several."""
-        label = f"{name}_" if len(self.images) > 1 else ""
-        return [(f"{label}{axis}", size) for axis, size in zip("yx", self.images[name].shape, strict=True)]
-
-    @property
-    def _axes(self) -> dict[str, list[tuple[str, list[Any]]]]:
-        """Name and labels of each axis of the sites that aren't scalars."""
-        return {
-            f"{name}.{parameter}": [
-                (axis.name if axis.shared else f"{name}.{axis.name}", list(axis.labels)) for axis in axes
-            ]
-            for name, component in self.drawn.items()
-            for parameter, axes in getattr(component, "axes", {}).items()
-        }
+        return {name: labels for axes in self._assembly.axes.values() for name, labels in axes}
 
     def constant_data(self) -> dict[str, Tensor]:
         """What a result records beside the data: sigma, mask and PSF of each image, where it has them; not the PSF of
@@ -328,68 +429,14 @@ class Scene:
     def __repr__(self) -> str:
         images = ", ".join(map(repr, self.images.values()))
         images = images if len(self.images) == 1 else f"[{images}]"
-        psf = "PSF with parameters, " if any(view.psf for view in self.views.values()) else ""
+        psf = "PSF with parameters, " if self.recipe.psfs else ""
         return f"Scene({images}, {psf}components: {', '.join(self.components)})"
 
     @property
     def drawn(self) -> dict[str, Any]:
         """All that draws parameters, by the name that goes before them, in the order of drawing."""
-        psfs = {view.psf_prefix: view.psf for view in self.views.values() if view.psf is not None}
-        alignment = {} if self.alignment is None else {"alignment": self.alignment}
-        noise = {name: one for view in self.views.values() for name, one in view.drawn_noise.items()}
-        return {**psfs, **self.components, **alignment, **noise}
+        return self._assembly.drawn
 
-    def _images_of(
-        self,
-        lights: Mapping[str, Mapping[str, Light]],
-        psfs: Mapping[str, PSF | None],
-        offsets: Mapping[str, Offset],
-        names: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """Noiseless images, of all or of some `names`, of `lights` by component and image."""
-        found = {}
-        for name in names or self.images:
-            seen = {component: by_image[name] for component, by_image in lights.items() if name in by_image}
-            found[name] = self.views[name].image_of(seen, psfs[name], offsets.get(name))
-        return found
-
-    def _values(self, params: Any) -> dict[str, Tensor]:
-        params = getattr(params, "params", params)
-        if params is None:
-            return {}
-        if not isinstance(params, Mapping):
-            raise TypeError(
-                "predict: expected params as a mapping from site names to values, or a fit, got "
-                f"{type(params).__name__}"
-            )
-        image = self.image
-        return {name: torch.as_tensor(value, dtype=image.dtype, device=image.device) for name, value in params.items()}
-
-    def _check_light(self) -> None:
-        """Run the components once, so that a mistake in one is told here and not deep in a sampler."""
-        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
-            for name, component in self.components.items():
-                with Prefix(name):
-                    light = component()
-                check_lights(name, light, self.seen_in[name])
-            lights, offsets = self._drawn_lights(), self.draw_offsets()
-            check_offsets(offsets, self._images.names[1:])
-            models = self._images_of(lights, self.draw_psfs(), offsets)
-            for name, view in self.views.items():
-                view.find_noise_sites(models[name])
-                if view.noise_sites and view.likelihood_prefix in self.images:
-                    raise ValueError(
-                        f"Scene: the image has the name of what its likelihood draws, {view.likelihood_prefix!r}; give "
-                        "the Image another name="
-                    )
-
-    def _check_names(self) -> None:
-        """Raise where a component has the name of what else draws parameters."""
-        others = {"alignment"} if self.alignment is not None else set()
-        for view in self.views.values():
-            others |= {view.psf_prefix} if view.psf is not None else set()
-        taken = [name for name in self.components if name in others]
-        if taken:
-            raise ValueError(
-                f"Scene: component {taken[0]!r} has the name of what the scene draws beside its components; rename it"
-            )
+    def _alone(self, by_image: Mapping[str, Any]) -> Any:
+        """What there is for each image; of a scene of one image, for that one."""
+        return by_image if len(self.images) > 1 else by_image[self.image.name]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
+from bayesprof.group import within
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.likelihood import Likelihood, Observation, WithParameters, likelihood_for, observed_pixels
@@ -37,8 +37,8 @@ class View:
         In pixels of this image; None for one that lies outside, whose component isn't seen.
     everywhere : bool
         Whether there are components without a window.
-    label : str
-        Goes behind "psf" and "likelihood" in the names of their sites.
+    prefixes : tuple of str
+        What goes before the names of the sites of its PSF and of its likelihood.
     """
 
     def __init__(
@@ -50,18 +50,17 @@ class View:
         psf: Callable[[], Light] | None,
         windows: Mapping[str, Window | None],
         everywhere: bool,
-        label: str = "",
+        prefixes: tuple[str, str] = ("psf", "likelihood"),
     ) -> None:
         self.image, self.to_image = image, to_image
         self.likelihood: Likelihood = likelihood_for(likelihood, image)
         self.windows = dict(windows)
         self.psf = psf
-        self.psf_prefix, self.likelihood_prefix = f"psf{label}", f"likelihood{label}"
+        self.psf_prefix, self.likelihood_prefix = prefixes
         drawn = self._checked_psf()
         self._render = renderer_for(image, drawn) if everywhere else None
         inside = {name: window for name, window in windows.items() if window is not None}
         self._render_windows = WindowedRenderer(image, inside, drawn)
-        self.noise_sites: set[str] = set()
 
     def draw_psf(self) -> PSF | None:
         """The PSF in place of the image's, its parameters drawn by Pyro."""
@@ -87,22 +86,22 @@ class View:
 
     def observe(self, model_image: Tensor) -> None:
         """Observe the image about its model, the parameters of the likelihood drawn by Pyro."""
-        observation = self._observation(model_image)
+        observation = self.observation(model_image)
         pixels = observation.distribution.mask(self.image.valid).to_event(2)
         pyro.sample(self.image.name, pixels, obs=observation.observed)
 
-    def find_noise_sites(self, model_image: Tensor) -> None:
-        """Find out what the likelihood draws."""
-        with poutine.trace() as tracer:
-            self._observation(model_image)
-        self.noise_sites = {name for name, node in tracer.trace.nodes.items() if node["type"] == "sample"}
+    def observation(self, model_image: Tensor) -> Observation:
+        """The pixels about `model_image`, the parameters of the likelihood drawn by Pyro."""
+        with Prefix(self.likelihood_prefix):
+            return observed_pixels(self.likelihood, model_image, self.image)
 
-    @property
-    def drawn_noise(self) -> dict[str, Any]:
-        """The function that draws the parameters of the likelihood, where it has any, by what goes before them."""
+    def drawn_noise(self, sites: Iterable[str]) -> dict[str, Any]:
+        """The function that draws the parameters of the likelihood, where it has any among the `sites` of likelihoods,
+        by what goes before them.
+        """
         if isinstance(self.likelihood, WithParameters):
             return {self.likelihood_prefix: self.likelihood.parameters}
-        if self.noise_sites:
+        if any(within(site, self.likelihood_prefix) for site in sites):
             own = functools.partial(self.likelihood, self.image.data, self.image)
             return {self.likelihood_prefix: functools.update_wrapper(own, self.likelihood)}
         return {}
@@ -112,10 +111,6 @@ class View:
         psf = self.image.psf if self.psf is None else None
         constants = {"sigma": self.image.sigma, "mask": self.image.mask, "psf": psf}
         return {f"{self.image.name}_{what}": value for what, value in constants.items() if value is not None}
-
-    def _observation(self, model_image: Tensor) -> Observation:
-        with Prefix(self.likelihood_prefix):
-            return observed_pixels(self.likelihood, model_image, self.image)
 
     def _checked_psf(self) -> PSF | None:
         """The PSF at one draw of its parameters, once it has been found to be one."""

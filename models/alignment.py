@@ -11,12 +11,13 @@ from typing import Any
 
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, is_prior, normal
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, is_prior, normal
 from bayesprof.variation import per_image
 
 _USUAL = 0.5  # pixels
 
 
+@catalogued
 def alignment(*, dx: Any = None, dy: Any = None) -> Component:
     """Offsets of the images of a scene behind the first, for ``Scene([...], alignment=models.alignment())``.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -25,6 +26,9 @@ from bayesprof.light import Light
 from bayesprof.measurement import Measurement
 from bayesprof.variation import Asked, Axis, Drawn, PerImage, Shared, Variation, Varied
 from bayesprof.window import Window
+
+P = ParamSpec("P")
+Made = TypeVar("Made")
 
 
 class Default(NamedTuple):
@@ -59,6 +63,27 @@ class Parameter(NamedTuple):
         return "{flux}" in self.unit
 
 
+class Call(NamedTuple):
+    """The call of a function of the catalogue that made a component: a scene is saved as its calls."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+def catalogued(make: Callable[P, Made]) -> Callable[P, Made]:
+    """`make`, a function of the catalogue, whose components remember the call that made them."""
+
+    @wraps(make)
+    def made(*arguments: P.args, **keywords: P.kwargs) -> Made:
+        given = {name: value for name, value in keywords.items() if value is not None}
+        result: Any = make(*arguments, **keywords)
+        remembered: Made = replace(result, call=Call(make.__name__, arguments, given))
+        return remembered
+
+    return made
+
+
 class Derived(NamedTuple):
     """A number that follows from the parameters of a component, recorded beside them as a deterministic site.
 
@@ -79,7 +104,8 @@ class Component:
     `parameters`: what it takes; `given`: what the user gave, a Pyro distribution, a value or a
     :class:`bayesprof.variation.Variation` each; `derived`: what
     follows from the parameters and is worth a row in a table; `found`: what is known of its object, None to measure the
-    image.
+    image, or a measurement for each image that sees it; `held`: values of sites that are held, by their names; `call`:
+    what made it, None where that isn't all that there is to it.
     """
 
     kind: str
@@ -87,13 +113,22 @@ class Component:
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
-    found: Measurement | None = None
+    found: Measurement | tuple[Measurement, ...] | None = None
+    held: Mapping[str, Any] = field(default_factory=dict)
+    call: Call | None = field(default=None, repr=False)
 
-    def measured_as(self, found: Measurement) -> Component:
+    def measured_as(self, found: Measurement | tuple[Measurement, ...]) -> Component:
         """This component about an object that was `found` before: its default priors and starting values come from
         there, and not from what the image or a window of it has in its middle.
         """
         return replace(self, found=found)
+
+    def holding(self, values: Mapping[str, Any]) -> Component:
+        """This component with sites held at `values`, by their names in it, as if they had been given as numbers.
+
+        A value out of the range of its parameter, and a name that is no site, are told when it is bound.
+        """
+        return replace(self, held={**self.held, **values}, call=None)
 
     def bind(self, image: Image | Images, window: Window | None = None) -> BoundComponent:
         """This component with its default priors from what is known of its object, or from the image, from a `window`
@@ -103,8 +138,30 @@ class Component:
         images = image if isinstance(image, Images) else Images.of(image)
         found = images.measured(self.found, window)
         axis = Axis("image", images.seen_names, shared=images.complete)
-        varied = {name: self._over(name, parameter, images, found, axis) for name, parameter in self.parameters.items()}
+        varied = {
+            name: self._holding(name, self._over(name, parameter, images, found, axis))
+            for name, parameter in self.parameters.items()
+        }
+        sites = [site for one in varied.values() for site in one.sites]
+        strange = [site for site in self.held if site not in sites]
+        if strange:
+            raise ValueError(
+                f"{self.kind}: expected parameters to hold, {sites}, got {strange[0]!r}; what is derived from "
+                "others is held with them"
+            )
         return BoundComponent(self, varied, images)
+
+    def _holding(self, name: str, varied: Varied) -> Varied:
+        """A parameter with those of its sites that are held."""
+        sites, parameter = dict(varied.sites), self.parameters[name]
+        for site, drawn in varied.sites.items():
+            if site in self.held:
+                value = self.held[site]
+                if site == name:  # and not what a curve is made of
+                    for one in value if len(drawn.axes) > len(parameter.axes) else [value]:
+                        _checked(self.kind, name, one, parameter)
+                sites[site] = drawn._replace(source=value, start=None, formula="")
+        return varied._replace(sites=sites)
 
     def _over(
         self, name: str, parameter: Parameter, images: Images, found: tuple[Measurement, ...], axis: Axis
@@ -168,14 +225,15 @@ class BoundComponent:
         if self.shared:
             return self.component.light(**values)
         return {
-            name: self.component.light(**{key: self._in_image(i, key, value) for key, value in values.items()})
-            for i, name in enumerate(self.images.seen_names)
+            name: self.component.light(**{key: self.in_image(name, key, value) for key, value in values.items()})
+            for name in self.images.seen_names
         }
 
-    def _in_image(self, i: int, name: str, value: Tensor) -> Tensor:
+    def in_image(self, image: str, name: str, value: Tensor) -> Tensor:
+        """What the values of the parameter `name` over the images are in one of them."""
         if self.varied[name].shared:
             return value
-        return value.select(-1 - len(self.component.parameters[name].axes), i)
+        return value.select(-1 - len(self.component.parameters[name].axes), self.images.seen_names.index(image))
 
     @property
     def shared(self) -> bool:

@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.poutine.subsample_messenger import _Subsample
 
+from bayesprof.held import HeldFunction
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.models.component import BoundComponent, is_prior
@@ -155,10 +156,11 @@ def _catalogued(bound: BoundComponent) -> list[Row]:
 
 
 def _traced(function: Callable[..., Any]) -> list[Row]:
-    """Sites of one run of a user's own function."""
+    """What is held of a user's own function, and the sites of one run of it."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         nodes = poutine.trace(function).get_trace().nodes
-    rows = []
+    values = function.values if isinstance(function, HeldFunction) else {}
+    rows = [Row(name, "held", f"= {_written(value)}", "", "", "") for name, value in values.items()]
     for name, node in nodes.items():
         if node["type"] != "sample" or isinstance(node["fn"], _Subsample):
             continue

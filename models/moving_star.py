@@ -13,7 +13,7 @@ import pyro.distributions as dist
 
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, number
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, number
 from bayesprof.models.galaxy import FLUX, POSITION
 from bayesprof.models.point_source import PointSource
 from bayesprof.variation import per_image
@@ -21,6 +21,7 @@ from bayesprof.variation import per_image
 _USUAL = 1.0  # pixels per year
 
 
+@catalogued
 def moving_star(
     epochs: Mapping[str, Any],
     *,

@@ -20,7 +20,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, number
 from bayesprof.models.galaxy import elliptical
 
 # Default widths, in measured half-light radii: from the first to the last in equal ratios.
@@ -83,6 +83,7 @@ class MultiGaussian(Profile):
         return _sum(per_pixel(one) * torch.exp(radius_squared * per_pixel(rate)) for one, rate in terms)
 
 
+@catalogued
 def multi_gaussian(
     *,
     x: Any = None,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.free_angles import FreeAngles, free_angles
 
 
@@ -47,6 +47,7 @@ class Rays(FreeAngles):
         return total / count
 
 
+@catalogued
 def rays(
     count: int = 6,
     *,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayesprof.hankel import map_with_a_break
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component, Derived
+from bayesprof.models.component import Component, Derived, catalogued
 from bayesprof.models.free_profile import (
     brightness_parameter,
     checked_brightness,
@@ -87,6 +87,7 @@ class Spline(RadialProfile):
         return (radial_basis(radius, knots) * values).sum(-1) - cut(radius, knots)
 
 
+@catalogued
 def spline(
     *,
     x: Any = None,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.free_angles import FreeAngles, free_angles
 
 _EDGE = 0.1  # radians
@@ -49,6 +49,7 @@ class Wedges(FreeAngles):
         return 0.5 * (torch.erf((away + half) * per_edge) - torch.erf((away - half) * per_edge))
 
 
+@catalogued
 def wedges(
     count: int = 6,
     *,

@@ -69,7 +69,7 @@ def observed(scene: bp.Scene, values: Any, seed: int = 0) -> list[bp.Image]:
     return images
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bands(moffat_psf) -> list[bp.Image]:
     """Three blank images: one turned, mirrored and coarser, one distorted."""
     y, x = np.mgrid[-6:7, -6:7]
@@ -498,7 +498,7 @@ def joint_scene(images: list[bp.Image]) -> bp.Scene:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def joint(bands) -> bp.Scene:
     truth = bp.Scene(
         bands,
@@ -506,6 +506,11 @@ def joint(bands) -> bp.Scene:
         galaxy=models.sersic(flux=bp.per_image(FLUXES), **GALAXY),
     )
     return joint_scene(observed(truth, None))
+
+
+@pytest.fixture(scope="module")
+def joint_posterior(joint) -> Posterior:
+    return Posterior(joint)
 
 
 def test_log_density_is_the_prior_and_the_likelihood_of_every_image(joint):
@@ -519,8 +524,8 @@ def test_log_density_is_the_prior_and_the_likelihood_of_every_image(joint):
     assert float(trace.log_prob_sum()) == pytest.approx(total, rel=1e-10)
 
 
-def test_derivatives_over_several_images_are_differences(joint):
-    posterior = Posterior(joint)
+def test_derivatives_over_several_images_are_differences(joint_posterior):
+    posterior = joint_posterior
     z = posterior.initial()
     step = 1e-5 * torch.eye(posterior.size, dtype=torch.float64)
     _, gradient = posterior.value_and_grad(z)
@@ -534,9 +539,9 @@ def test_derivatives_over_several_images_are_differences(joint):
     assert float(((hessian - differences) / (size[:, None] * size)).abs().max()) < 1e-5
 
 
-def test_information_is_the_sum_over_the_images(joint):
+def test_information_is_the_sum_over_the_images(joint, joint_posterior):
     """J^T W J with the Jacobian of each image by differences of the rendered images."""
-    posterior = Posterior(joint)
+    posterior = joint_posterior
     z = posterior.initial()
     _, _, information, _ = posterior.expansion(z)
     expected = torch.zeros_like(information)
@@ -596,15 +601,16 @@ def test_joint_posterior_is_the_product_of_the_single_ones(moffat_psf):
     assert np.abs((means[2] - weighted) / sd).max() < 0.05
 
 
-def test_truths_are_recovered_and_their_errors_are_the_scatter(bands):
-    """30 fields, each in two images with their own pixels: pulls of the shared parameters and of those per image."""
+@pytest.mark.parametrize("fields", [8, pytest.param(30, marks=pytest.mark.slow)])
+def test_truths_are_recovered_and_their_errors_are_the_scatter(fields, bands):
+    """Fields, each in two images with their own pixels: pulls of the shared parameters and of those per image."""
     two = bands[:2]
     truth = {"sky.level": [1.0, 2.0], "galaxy.flux": [900.0, 1500.0], "galaxy.r_eff": 3.4, "galaxy.x": 21.3}
     truth |= {"galaxy.y": 17.6, "galaxy.ellipticity": [0.25, -0.1]}
     galaxy = models.exponential()
     blank_scene = bp.Scene(two, sky=models.flat_sky(), galaxy=galaxy)
     pulls = []
-    for seed in range(30):
+    for seed in range(fields):
         scene = bp.Scene(observed(blank_scene, truth, seed), sky=models.flat_sky(), galaxy=galaxy)
         fit = inference.lm(scene)
         assert fit.converged

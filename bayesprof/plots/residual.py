@@ -10,18 +10,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import FuncNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 
 from bayesprof.estimate import degrees_of_freedom, point_estimate
 from bayesprof.image import Image
-from bayesprof.plots.figure import STYLE, Figure, saved
-from bayesprof.plots.stretch import asinh_stretch
+from bayesprof.plots.figure import MASKED, STYLE, Figure, saved
+from bayesprof.plots.stretch import image_stretch
 from bayesprof.scene import Scene
 
 _CLIP = 5.0  # the residual map ends at this many standard deviations
 _PANEL = 2.9  # width of a panel, inches
-_MASKED = "0.62"  # grey of masked pixels
 
 
 def residual(scene: Scene, params: Any, *, image: str | None = None, path: str | PathLike[str] | None = None) -> Figure:
@@ -90,11 +89,11 @@ class _Row(NamedTuple):
 def _draw(figure: Figure, row: _Row, axes: Sequence[Axes], width: float, *, beside: Image | None) -> None:
     """Draw a row of panels; `beside`: the first of several images."""
     unit = row.image.unit or "image unit"
-    norm, ticks = _stretch(row.data, row.model, row.sigma)
+    norm, ticks = image_stretch(row.data, row.sigma, row.model)
     limit = _CLIP if row.sigma is not None else float(np.percentile(np.abs(row.left.compressed()), 99.5)) or 1.0
     grey = " (grey: masked)" if row.data.mask.any() else ""
-    light = matplotlib.colormaps["magma"].with_extremes(bad=_MASKED)
-    both_ways = matplotlib.colormaps["RdBu_r"].with_extremes(bad=_MASKED)
+    light = matplotlib.colormaps["magma"].with_extremes(bad=MASKED)
+    both_ways = matplotlib.colormaps["RdBu_r"].with_extremes(bad=MASKED)
     shown = [
         axes[0].imshow(row.data, norm=norm, cmap=light),
         axes[1].imshow(row.model, norm=norm, cmap=light),
@@ -144,18 +143,6 @@ def _bar(figure: Figure, shown: AxesImage, axis: Axes, width: float) -> Colorbar
     """A colour bar as high as the panel `axis`, on its right."""
     place = axis.inset_axes((1 + 0.5 * width, 0.0, width, 1.0))
     return figure.colorbar(shown, cax=place, extend="both", extendfrac=0.03)
-
-
-def _stretch(data: np.ma.MaskedArray, model: np.ndarray, sigma: np.ndarray | None) -> tuple[FuncNorm, list[float]]:
-    """The norm that data and model share, and round numbers for its colour bar, evenly spread along it."""
-    pixels = data.compressed()
-    centre = float(np.median(pixels))
-    spread = 1.4826 * np.abs(pixels - centre) if sigma is None else sigma[~data.mask]  # scaled to that of a Gaussian
-    width = 3 * float(np.median(spread)) or 1.0
-    # a galaxy that fills the frame is fainter than the median in half of it
-    low = max(float(pixels.min()), min(centre - width, float(np.percentile(model, 1)) - width / 3))
-    high = max(float(np.percentile(pixels, 99.95)), float(model.max()), centre + width)
-    return asinh_stretch(centre, width, low, high)
 
 
 def _name(image: Image) -> str:
