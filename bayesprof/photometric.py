@@ -200,7 +200,7 @@ class _Measured:
         value = self._value(trace, site, None)
         if value is None:
             return otherwise
-        if value.ndim and name in getattr(component, "recorded", {}):  # derived, by image
+        if value.ndim and name in getattr(getattr(component, "component", None), "derived", {}):  # of each image
             value = value[..., component.images.seen_names.index(self.seen.name)]
         if value.ndim:
             raise ValueError(
