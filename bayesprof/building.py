@@ -91,7 +91,8 @@ def component_of(name: str, given: Mapping[str, Any], modules: Path) -> Callable
 
 def _kinds() -> list[str]:
     """Components that a table can make: those that take nothing but parameters, by keyword."""
-    signatures = {name: inspect.signature(getattr(models, name)) for name in models.__all__ if name.islower()}
+    names = [name for name in models.__all__ if name.islower() and name != "alignment"]  # which is of images
+    signatures = {name: inspect.signature(getattr(models, name)) for name in names}
     return [
         name
         for name, signature in signatures.items()

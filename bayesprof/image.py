@@ -350,6 +350,19 @@ dtype, device
             n_valid=int((~joined).sum()),
         )
 
+    def minus(self, light: torch.Tensor) -> Image:
+        """Copy with `light`, shape (ny, nx), taken off the data; the noise stays that of the whole.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> float(Image(np.ones((4, 5)), sigma=1.0).minus(torch.full((4, 5), 0.75)).data[0, 0])
+        0.25
+        """
+        raw = self.raw - light.detach().cpu().numpy()
+        raw.flags.writeable = False
+        return self._with(data=(self.data - light).masked_fill(self.mask, 0.0), raw=raw)
+
     def _with(self, **changes: Any) -> Image:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__, **changes)

@@ -64,7 +64,7 @@ def measure(image: Image, window: Window | None = None) -> Measurement:
 
 
 def _measured(data: np.ndarray, valid: np.ndarray) -> Measurement:
-    sky, noise = _sky(data, valid)
+    sky, noise = sky_and_noise(data, valid)
     excess = np.where(valid, data - sky, 0.0)
     coverage = ndimage.gaussian_filter(valid.astype(float), _SMOOTHING)
     smooth = np.where(coverage > 0.2, ndimage.gaussian_filter(excess, _SMOOTHING) / np.maximum(coverage, 0.2), 0.0)
@@ -108,7 +108,7 @@ def half_light_radius(weight: np.ndarray, dx: np.ndarray, dy: np.ndarray, e1: fl
     return max(0.5, float(radius[order][np.searchsorted(light, 0.5 * light[-1])]))
 
 
-def _sky(data: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
+def sky_and_noise(data: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
     """Clipped median of the border's pixels, and the noise of a pixel from differences of neighbours."""
     ny, nx = data.shape
     border = np.ones_like(valid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,12 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayesprof import plots
-from bayesprof.estimate import point_estimate
+from bayesprof.estimate import is_sky, lights_at, point_estimate
+from bayesprof.group import within
+from bayesprof.image import Image
 from bayesprof.plots.columns import MOST_COLUMNS, Column, columns_of
 from bayesprof.scene import Scene
+from bayesprof.whole_file import replacing
 
 RESULT_FILES = (
     "posterior.nc",
@@ -175,26 +178,154 @@ def model_fits(scene: Scene, params: Any, path: str | PathLike[str]) -> None:
     """Write the model image at `params` (see :func:`bayesprof.estimate.point_estimate`) as FITS.
 
     The primary HDU, MODEL, is the noiseless model; RESIDUAL is data minus model, NaN where masked; one more for
-    each component, by its name in capitals and, as given, under the key COMPNAME. All have the image's WCS, unit,
-    band and zero point.
+    each component or part of one, by its name in capitals and, as given, under the key COMPNAME. All have the image's
+    WCS, unit, band and zero point. Of a scene of several images there are the same for each, one after the other, with
+    the name of the image under the key IMGNAME and its number as EXTVER.
     """
     values = point_estimate(scene, params)
-    image = scene.image
+    hdus: list[Any] = []
+    for number, (name, image) in enumerate(scene.images.items(), 1):
+        header = _header(image, scene)
+        model = scene.predict(values, image=name)
+        residual = np.where(image.mask.cpu(), np.nan, (image.data - model).cpu())
+        first = fits.ImageHDU if hdus else fits.PrimaryHDU
+        of_image = [first(model.cpu().numpy(), header=header), fits.ImageHDU(residual, header=header, name="RESIDUAL")]
+        of_image[0].name = "MODEL"
+        for component in [each for each, seen in scene.seen_in.items() if name in seen]:
+            light = scene.predict(values, components=component, image=name).cpu().numpy()
+            hdu = fits.ImageHDU(light, header=header, name=component)
+            hdu.header["COMPNAME"] = component
+            of_image.append(hdu)
+        hdus += _numbered(of_image, number, scene)
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+
+
+def deblended_fits(
+    scene: Scene,
+    params: Any,
+    path: str | PathLike[str],
+    *,
+    components: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the image of each component with all others taken off (:meth:`bayesprof.Scene.deblended`) as FITS.
+
+    An HDU for each, named as those of :func:`model_fits`: data minus the model of the others, NaN where masked, with
+    the image's WCS, unit, band and zero point. SIGMA, where the image has noise, is the same for all. Of several images
+    there are the same for each, as :func:`model_fits` has them.
+
+    Parameters
+    ----------
+    scene : Scene
+    params : as for :meth:`bayesprof.Scene.predict`
+    path : str or path
+    components : name or names of components, groups or parts, optional
+        All that aren't a sky by default; a group that is named is one image.
+    overwrite : bool
+        Replace a file of that name, once the new one is complete.
+
+    Raises
+    ------
+    FileExistsError
+        For a file that exists, without `overwrite`.
+    ValueError
+        For a component that the scene doesn't have, and for none.
+    """
+    target = _free_path(path, overwrite)
+    values = point_estimate(scene, params)
+    if components is None:
+        lights = {name: light for each in scene.images for name, light in lights_at(scene, values, each).items()}
+        names = [name for name in scene.light_names if not is_sky(lights[name])]
+    else:
+        names = [components] if isinstance(components, str) else list(components)
+    for name in names:
+        if not any(within(light, name) for light in scene.light_names):
+            raise ValueError(f"deblended_fits: the scene has no component {name!r}; it has {list(scene.light_names)}")
+    if not names:
+        raise ValueError("deblended_fits: expected a component that isn't a sky, got none; name one in components=")
+    hdus: list[Any] = [fits.PrimaryHDU()]
+    for number, (each, image) in enumerate(scene.images.items(), 1):
+        header, mask = _header(image, scene), image.mask.cpu().numpy()
+        of_image = []
+        for name in names:
+            if any(within(light, name) for light, seen in scene.seen_in.items() if each in seen):
+                data = scene.deblended(name, values, image=each).data.cpu().numpy()
+                of_image.append(fits.ImageHDU(np.where(mask, np.nan, data), header=header, name=name))
+                of_image[-1].header["COMPNAME"] = name
+        if image.sigma is not None:
+            sigma = np.where(mask, np.nan, image.sigma.cpu().numpy())
+            of_image.append(fits.ImageHDU(sigma, header=header, name="SIGMA"))
+        hdus += _numbered(of_image, number, scene)
+    with replacing(target) as partial:
+        fits.HDUList(hdus).writeto(partial)
+
+
+def write_table(table: Table, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a table as ECSV or FITS, by the ending of `path`: ``.ecsv``, ``.fits`` or ``.fits.gz``.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        As :func:`bayesprof.photometry` or :func:`summary_table` give it. Its meta goes with it; in FITS, keys longer
+        than eight letters become HIERARCH cards, and descriptions of columns TCOMM cards.
+    path : str or path
+    overwrite : bool
+        Replace a file of that name, once the new one is complete.
+
+    Raises
+    ------
+    FileExistsError
+        For a file that exists, without `overwrite`.
+    ValueError
+        For another ending.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_table(Table({"flux": [3.0]}), f"{folder}/photometry.ecsv")
+    ...     Table.read(f"{folder}/photometry.ecsv")["flux"][0] == 3.0
+    np.True_
+    """
+    target = _free_path(path, overwrite)
+    if not target.name.endswith((".ecsv", ".fits", ".fits.gz")):
+        raise ValueError(f"write_table: expected a file ending in .ecsv, .fits or .fits.gz, got '{path}'; rename it")
+    with replacing(target) as partial:
+        if target.suffix == ".ecsv":
+            table.write(partial, format="ascii.ecsv")
+            return
+        hdu = fits.table_to_hdu(Table(table, meta={}))
+        for i, name in enumerate(table.colnames, 1):
+            if table[name].description:
+                hdu.header[f"TCOMM{i}"] = table[name].description
+        for key, value in table.meta.items():
+            hdu.header[key if len(key) <= 8 else f"HIERARCH {key}"] = value
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(partial)
+
+
+def _free_path(path: str | PathLike[str], overwrite: bool) -> Path:
+    target = Path(path).expanduser()
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists already; choose another name, or pass overwrite=True")
+    return target
+
+
+def _header(image: Image, scene: Scene) -> fits.Header:
+    """WCS, unit, band and zero point of an image, and its name where there are several."""
     header = fits.Header() if image.wcs is None else image.wcs.to_header(relax=True)
     known = {"BUNIT": image.unit, "FILTER": image.band, "MAGZERO": image.zeropoint}
     header.update({key: value for key, value in known.items() if value is not None})
-    model = scene.predict(values)
-    residual = np.where(image.mask.cpu(), np.nan, (image.data - model).cpu())
-    hdus = [
-        fits.PrimaryHDU(model.cpu().numpy(), header=header),
-        fits.ImageHDU(residual, header=header, name="RESIDUAL"),
-    ]
-    hdus[0].name = "MODEL"
-    for name in scene.components:
-        hdu = fits.ImageHDU(scene.predict(values, components=name).cpu().numpy(), header=header, name=name)
-        hdu.header["COMPNAME"] = name
-        hdus.append(hdu)
-    fits.HDUList(hdus).writeto(path, overwrite=True)
+    if len(scene.images) > 1:
+        header["IMGNAME"] = image.name
+    return header
+
+
+def _numbered(hdus: list[Any], number: int, scene: Scene) -> list[Any]:
+    """The HDUs of an image, with its `number` where there are several."""
+    if len(scene.images) > 1:
+        for hdu in hdus:
+            hdu.ver = number
+    return hdus
 
 
 def _summary(column: Column, shape: tuple[int, int]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,32 @@ class Window:
         along_x, along_y = radius if isinstance(radius, tuple) else (radius, radius)
         x0, y0 = int(np.ceil(x - along_x)), int(np.ceil(y - along_y))
         return cls(x0, y0, max(int(np.floor(x + along_x)), x0) + 1, max(int(np.floor(y + along_y)), y0) + 1)
+
+    @classmethod
+    def where_bright(cls, brightness: Any, limit: Any) -> Window:
+        """The smallest window that holds every pixel of an image of light, array [ny, nx], that is brighter than
+        `limit`, a number or an array of the same shape.
+
+        Raises ValueError where none is.
+
+        Examples
+        --------
+        >>> y, x = np.mgrid[:40, :50]
+        >>> Window.where_bright(np.exp(-np.hypot(x - 20, y - 15) / 2), 0.1)  # out to 2 ln 10 = 4.6 pixels
+        Window(x0=16, y0=11, x1=25, y1=20)
+        """
+        bright = np.asarray(brightness) > np.asarray(limit)
+        if bright.ndim != 2 or not bright.any():
+            raise ValueError(
+                f"Window: expected an image [y, x] with light above the limit, got the shape {bright.shape} with "
+                f"{int(bright.sum())} pixels above it; lower the limit"
+            )
+        rows, columns = (np.flatnonzero(bright.any(axis)) for axis in (1, 0))
+        return cls(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+    def holds(self, other: Window) -> bool:
+        """Whether all of another window is in this one."""
+        return self.x0 <= other.x0 and self.y0 <= other.y0 and self.x1 >= other.x1 and self.y1 >= other.y1
 
     def within(self, shape: tuple[int, int]) -> Window:
         """Its part on an image of `shape` (ny, nx).

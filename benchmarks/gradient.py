@@ -40,7 +40,7 @@ def milliseconds(run: Callable[[], Any], repeats: int = 40) -> float:
 
 def floor(scene: bp.Scene, chains: int) -> float:
     """Milliseconds of the transforms and of the copies, for all chains."""
-    convolution = scene._render.convolution
+    convolution = scene.views[scene.image.name]._render.convolution
     assert convolution is not None
     (rows, columns), (ny, nx) = convolution.period, convolution.shape
     spectrum = torch.randn(chains, rows, columns // 2 + 1, dtype=torch.complex128)

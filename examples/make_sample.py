@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 
 import bayesprof as bp
 from bayesprof import models
+from bayesprof.datasets import moffat_stamp, observed, sky_wcs
 
 SHAPE = (98, 116)  # ny, nx
 ZEROPOINT = 27.0  # magnitude of one count
@@ -41,24 +41,9 @@ NEIGHBOURS = {
 NEIGHBOUR_LIMIT = 0.01  # masked where the neighbours' light is above this many standard deviations of a pixel
 
 
-def moffat_psf() -> np.ndarray:
-    """Moffat PSF averaged over each pixel, from 9x9 points in it, with sum 1."""
-    fine = (np.arange(9 * PSF_SIDE) + 0.5) / 9 - 0.5 * PSF_SIDE
-    alpha = 0.5 * FWHM / np.sqrt(2 ** (1 / BETA) - 1)
-    profile = (1 + (fine[:, None] ** 2 + fine[None, :] ** 2) / alpha**2) ** -BETA
-    psf = profile.reshape(PSF_SIDE, 9, PSF_SIDE, 9).mean(axis=(1, 3))
-    return psf / psf.sum()
-
-
 def field_header() -> fits.Header:
     """WCS, unit, band, zero point and detector of the field; north 18 degrees off the y axis."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = [150.1163, 2.2058]
-    wcs.wcs.crpix = [58.5, 49.5]
-    turn, step = np.radians(18.0), PIXEL_SCALE / 3600
-    wcs.wcs.cd = step * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    header = wcs.to_header()
+    header = sky_wcs(SHAPE, PIXEL_SCALE).to_header()
     header["BUNIT"] = "adu"
     header["FILTER"] = "r"
     header["MAGZERO"] = (ZEROPOINT, "magnitude of one adu")
@@ -70,7 +55,7 @@ def field_header() -> fits.Header:
 def make_field(seed: int) -> dict[str, np.ndarray]:
     """Arrays image, sigma, mask and psf of the field."""
     random = np.random.default_rng(seed)
-    psf = moffat_psf()
+    psf = moffat_stamp(FWHM, BETA, PSF_SIDE)
     scene = bp.Scene(
         bp.Image(np.zeros(SHAPE), sigma=1.0, psf=psf),
         galaxy=models.sersic(**GALAXY),
@@ -79,8 +64,7 @@ def make_field(seed: int) -> dict[str, np.ndarray]:
         **NEIGHBOURS,
     )
     truth = scene.predict().numpy()
-    sigma = np.sqrt(truth / GAIN + (READ_NOISE / GAIN) ** 2)
-    image = random.poisson(truth * GAIN) / GAIN + random.normal(0.0, READ_NOISE / GAIN, SHAPE)
+    image, sigma = observed(truth, GAIN, READ_NOISE, random)
 
     mask = scene.predict(components=list(NEIGHBOURS)).numpy() > NEIGHBOUR_LIMIT * sigma
     image[:, DEAD_COLUMN], mask[:, DEAD_COLUMN] = 0.0, True

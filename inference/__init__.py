@@ -3,7 +3,8 @@
 All take a model or its :class:`Posterior`, which keeps what was captured for the next call, and keyword-only options.
 
 :func:`lm` finds the maximum of the posterior and its Hessian; :func:`optimize` and :func:`iterate` are other ways
-there, for what doesn't converge in one go. They return a :class:`Fit`.
+there, for what doesn't converge in one go. They return a :class:`Fit`. :func:`linear_start` solves for the fluxes and
+sky levels of a scene, to start from.
 
 :func:`sample` is the default for those who don't want to choose: the Laplace approximation with importance sampling
 (:func:`laplace`) where that can be trusted, else :func:`split_hmc`, the sampler with the most effective draws per
@@ -22,6 +23,7 @@ from bayesprof.inference.fit import Fit
 from bayesprof.inference.hmc import hmc
 from bayesprof.inference.iterate import iterate
 from bayesprof.inference.laplace import laplace
+from bayesprof.inference.linear_start import linear_start
 from bayesprof.inference.lm import lm
 from bayesprof.inference.mala import MALA, mala
 from bayesprof.inference.nuts import nuts
@@ -34,5 +36,6 @@ from bayesprof.inference.verdict import Verdict, judge
 
 __all__ = [
     "MALA", "Calibration", "Constraint", "Evidence", "Fit", "Posterior", "Verdict", "calibrate", "compare", "ensemble",
-    "evidence", "hmc", "iterate", "judge", "laplace", "lm", "mala", "nuts", "optimize", "sample", "split_hmc", "svi",
+    "evidence", "hmc", "iterate", "judge", "laplace", "linear_start", "lm", "mala", "nuts", "optimize",
+    "sample", "split_hmc", "svi",
 ]  # fmt: skip

@@ -5,15 +5,13 @@ A save builds the file in memory, writes it beside the old one, and renames it o
 place have no such moment, and HDF5 itself doesn't recover from a full disk; so it never sees the disk here. Rewriting
 the whole file costs more as draws accumulate, and saves become rarer in the same measure (:meth:`Checkpoint.due`).
 
-512 bytes of text stand before the HDF5 data, with their length and SHA-256: any byte that changes is noticed. h5py
-and other HDF5 readers skip them: ``h5py.File(path)["draws"]`` holds the draws so far.
+Any byte that changes is noticed (:mod:`bayesprof.inference.sealed_file`). HDF5 readers open the file as it is:
+``h5py.File(path)["draws"]`` holds the draws so far.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import os
 import platform
@@ -26,20 +24,25 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import h5py
 import numpy as np
+
+from bayesprof.inference.sealed_file import Seal, opened, read_tree, sealed, write_tree
+from bayesprof.whole_file import replacing
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_OURS = b"bayesprof checkpoint, format "
-_FORMAT = b"1"
-_HEADER = 512  # bytes before the HDF5 data, which HDF5 readers look for at 0, 512, 1024, ...
-_NUMBERS = "biufc"  # kinds of dtype that HDF5 gives back bit for bit
+_SEAL = Seal(
+    "checkpoint",
+    "1",
+    "resume with the version of bayesprof that wrote it, or choose another path",
+    "a bayesprof checkpoint or no file",
+    "which is left as it is; choose another path",
+)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -109,7 +112,7 @@ class Checkpoint:
         try:
             self._partial.unlink(missing_ok=True)  # of a run that was killed while it saved
             if self.path.exists():
-                with h5py.File(_checked(self.path)) as file:
+                with h5py.File(opened(self.path, _SEAL)) as file:
                     _check_identity(self.path, self.identity, json.loads(file["identity"][()]))
                     _compare_versions(self.path, json.loads(file.attrs["versions"]))
         except BaseException:
@@ -123,8 +126,8 @@ class Checkpoint:
         """State and draws as they were last saved, or None where nothing was."""
         if not self.path.exists():
             return None
-        with h5py.File(_checked(self.path)) as file:
-            return _read(file["state"]), _read(file["draws"])
+        with h5py.File(opened(self.path, _SEAL)) as file:
+            return read_tree(file["state"]), read_tree(file["draws"])
 
     def due(self) -> bool:
         """Whether it is time for a save.
@@ -196,22 +199,8 @@ class Checkpoint:
         self.close()
 
     def _replace(self, content: memoryview) -> None:
-        try:
-            self._partial.unlink(missing_ok=True)
-            with open(self._partial, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(self._partial, self.path)
-        finally:
-            with suppress(OSError):
-                self._partial.unlink(missing_ok=True)
-        with suppress(OSError):  # the file is in place; not every system can flush a folder
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        with replacing(self.path, self._partial) as partial, open(partial, "xb") as file:
+            file.write(content)
 
 
 # -- one process at a time
@@ -285,49 +274,15 @@ def _file_image(identity: Mapping[str, Any], state: Mapping[str, Any], draws: Ma
     _check_draws(draws)
     # the buffer grows by eighths, the state takes little: short of memory is found here, as HDF5 doesn't survive it
     np.empty(sum(values.nbytes for values in draws.values()) * 9 // 8 + 2**20, np.uint8)
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=_HEADER, track_order=True) as file:
+
+    def fill(file: h5py.File) -> None:
         file["identity"] = np.bytes_(json.dumps(identity))  # attributes end at 64 kB
         file.attrs["versions"] = json.dumps(_versions())
         file.attrs["saved_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        _write(file, "state", state, "state")
-        _write(file, "draws", draws, "draws")
-    content = buffer.getbuffer()
-    content[:_HEADER] = _header(content[_HEADER:])
-    return content
+        write_tree(file, "state", state, "state")
+        write_tree(file, "draws", draws, "draws")
 
-
-def _header(data: memoryview) -> bytes:
-    text = f"\n{len(data)} bytes of HDF5 follow this block of {_HEADER}\nsha256 {hashlib.sha256(data).hexdigest()}\n"
-    return (_OURS + _FORMAT + text.encode()).ljust(_HEADER, b"\n")
-
-
-def _checked(path: Path) -> io.BytesIO:
-    """The file's content, if it is a checkpoint and every byte is as it was written."""
-    content = path.read_bytes()
-    if not content.startswith(_OURS):
-        raise ValueError(
-            f"'{path}': expected a bayesprof checkpoint or no file, got {_described(content)}, which is left as it is; "
-            "choose another path"
-        )
-    form = content[len(_OURS) : _HEADER].partition(b"\n")[0]
-    if form != _FORMAT:
-        raise ValueError(
-            f"'{path}': expected a checkpoint of format {_FORMAT.decode()}, got format {form[:20]!r}; resume with the "
-            "version of bayesprof that wrote it, or choose another path"
-        )
-    if content[:_HEADER] != _header(memoryview(content)[_HEADER:]):
-        raise ValueError(
-            f"'{path}' is damaged: its {len(content)} bytes aren't those that were written, and nothing in it can be "
-            "trusted; restore it from a copy, or delete it and start again"
-        )
-    return io.BytesIO(content)
-
-
-def _described(content: bytes) -> str:
-    if not content:
-        return "an empty file"
-    return "another HDF5 file" if content.startswith(b"\x89HDF") else f"a file that begins with {content[:12]!r}"
+    return sealed(_SEAL, fill)
 
 
 def _check_identity(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -386,41 +341,3 @@ def _check_draws(draws: Mapping[str, np.ndarray]) -> None:
             f"expected draws of shape (chains, draws, ...) with the same number of draws, got {shapes}; cut them to "
             "the same transition"
         )
-
-
-def _write(parent: h5py.Group, name: str, value: Any, where: str) -> None:
-    """Store `value` under `name`: mappings as groups, arrays as datasets, everything else as its JSON text."""
-    if isinstance(value, Mapping):
-        group = parent.create_group(name, track_order=True)
-        for key, entry in value.items():
-            if not isinstance(key, str) or not key:
-                raise TypeError(f"{where}: expected keys that are non-empty strings, got {key!r}")
-            _write(group, _link(key), entry, f"{where}[{key!r}]")
-    elif (type(value) is np.ndarray or isinstance(value, np.generic)) and value.dtype.kind in _NUMBERS:
-        dataset = parent.create_dataset(name, data=value)
-        dataset.attrs["kind"] = "array" if type(value) is np.ndarray else "scalar"
-        dataset.attrs["order"] = "F" if value.flags.fnc else "C"
-    elif value is None or type(value) in (bool, int, float, str):
-        dataset = parent.create_dataset(name, data=np.bytes_(json.dumps(value)))
-        dataset.attrs["kind"] = "json"
-    else:
-        described = type(value).__name__ + (f" of {value.dtype}" if hasattr(value, "dtype") else "")
-        raise TypeError(
-            f"{where}: expected a number, text, None, a NumPy array of numbers or a mapping of them, got {described}; "
-            "pass its values as one of these"
-        )
-
-
-def _read(item: h5py.Group | h5py.Dataset) -> Any:
-    if isinstance(item, h5py.Group):
-        return {unquote(name): _read(entry) for name, entry in item.items()}
-    kind = item.attrs["kind"]
-    if kind == "json":
-        return json.loads(item[()])
-    values = np.asarray(item[...], order=item.attrs["order"])
-    return values if kind == "array" else values[()]
-
-
-def _link(key: str) -> str:
-    """`key` as the name of an HDF5 link, which has no "/" and isn't "."."""
-    return "%2E" if key == "." else quote(key, safe=" !\"#$&'()*+,:;<=>?@[]^`{|}")

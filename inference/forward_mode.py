@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from bayesprof.inference.block_writer import BlockWriter, gathered, overlapping
 from bayesprof.inference.blocks import Block, Tangent
 from bayesprof.inference.forward_rules import CONSTANT, IN_WINDOWS, LISTS, RULES, VIEWS, Node
-from bayesprof.inference.passes import unchanged, vanishing
+from bayesprof.inference.passes import taken_apart, unchanged, vanishing
 
 _ATEN = torch.ops.aten
 
@@ -96,6 +96,7 @@ class _Writer(BlockWriter):
         super().__init__()
         self.parts: dict[Node, list[Tangent]] = {}
         self.zeros = vanishing(module)
+        self.apart = taken_apart(module, wanted)
         first, *nodes = module.graph.nodes
         self.value[first] = self.graph.node_copy(first)
         placeholders = [node for node in nodes if node.op == "placeholder"]
@@ -159,7 +160,13 @@ class _Writer(BlockWriter):
         return tuple(b._replace(rows=self.call(_ATEN._to_copy.default, b.rows, dtype=kind)) for b in tangent)
 
     def _of_view(self, node: Node, entries: Tensor) -> Tangent:
-        """A plain view of the vector: rows of the unit matrix."""
+        """A plain view of the vector: rows of the unit matrix; or its diagonal alone, where its elements go separate
+        ways, as those of a parameter with a value for each image do.
+        """
+        if node in self.apart and entries.unique().numel() == entries.numel():
+            like = node.meta["val"]
+            ones = self.call(_ATEN.ones.default, [1, *like.shape], dtype=like.dtype, device=like.device)
+            return (Block((tuple(entries.tolist()),), ones, -1),)
         active = tuple(dict.fromkeys(entries.flatten().tolist()))
         places = {entry: row for row, entry in enumerate(active)}
         hot = torch.zeros(len(active), entries.numel(), dtype=torch.int64)

@@ -45,6 +45,35 @@ def vanishing(graph: fx.GraphModule) -> set[fx.Node]:
     return zeros
 
 
+def taken_apart(graph: fx.GraphModule, wanted: set[Any]) -> set[fx.Node]:
+    """Arrays of one axis that depend on the first argument of `graph` and whose elements never meet, on the way to the
+    `wanted` nodes: all that is done is done element by element, until single ones are taken out.
+    """
+    first, *nodes = graph.graph.nodes
+    moving = {first}
+    moving.update(node for node in nodes if any(parent in moving for parent in node.all_input_nodes))
+    apart: set[fx.Node] = set()
+    for node in reversed(nodes):
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(value, Tensor) or value.ndim != 1 or node not in moving:
+            continue
+        users = [user for user in node.users if user in wanted]
+        if users and all(_keeps_apart(user, node, apart, moving) for user in users):
+            apart.add(node)
+    return apart
+
+
+def _keeps_apart(user: Any, node: fx.Node, apart: set[fx.Node], moving: set[fx.Node]) -> bool:
+    if user.target is _ATEN.select.int:
+        return True
+    value = user.meta.get("val")
+    if user not in apart or value.shape != node.meta["val"].shape:
+        return False
+    alone = all(parent is node or parent not in moving for parent in user.all_input_nodes)
+    elementwise = torch.Tag.pointwise in getattr(user.target, "tags", ())
+    return alone and (elementwise or user.target in _RESHAPED)
+
+
 def remove_zeros(graph: fx.GraphModule, zeros: set[fx.Node]) -> None:
     """Drop sums with `zeros`, and additions of 0 and products by 1."""
     for node in graph.graph.nodes:

@@ -15,6 +15,7 @@ names are the lights behind them, for use inside a component of one's own:
 """
 
 from bayesprof.models.airy_psf import AiryPSF, airy_psf
+from bayesprof.models.alignment import alignment
 from bayesprof.models.bar import bar
 from bayesprof.models.basis_images import BasisImages, basis_images
 from bayesprof.models.bilinear_sky import BilinearSky, bilinear_sky
@@ -43,6 +44,7 @@ from bayesprof.models.inclined_disk import InclinedDisk, inclined_disk
 from bayesprof.models.king import King, king
 from bayesprof.models.moffat import Moffat, moffat
 from bayesprof.models.moffat_psf import MoffatPSF, moffat_psf
+from bayesprof.models.moving_star import moving_star
 from bayesprof.models.multi_gaussian import MultiGaussian, multi_gaussian
 from bayesprof.models.nuker import Nuker, nuker
 from bayesprof.models.pixel_psf import PixelPSF, pixel_psf
@@ -107,6 +109,7 @@ __all__ = [
     "Wedges",
     "ZernikePSF",
     "airy_psf",
+    "alignment",
     "bar",
     "basis_images",
     "bilinear_sky",
@@ -136,6 +139,7 @@ __all__ = [
     "log_spiral",
     "moffat",
     "moffat_psf",
+    "moving_star",
     "multi_gaussian",
     "nuker",
     "outer_truncation",

@@ -29,7 +29,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, log_normal, number
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, log_normal, number
 from bayesprof.models.psf import check_options
 from bayesprof.psf import PSF
 from bayesprof.seeing import seeing
@@ -96,6 +96,7 @@ def _margin(like: Tensor) -> float:
     return 1e-7 if like.dtype == torch.float64 else 1e-5
 
 
+@catalogued
 def airy_psf(*, lambda_over_d: Any = None, obscuration: Any = None, **options: Any) -> Component:
     """An Airy PSF with parameters, :class:`AiryPSF`.
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 from typing import Any
 
 from bayesprof.models.boxiness import RANGE, Boxiness
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import affine_beta, exponent, galaxy, size
 from bayesprof.models.sersic import N_RANGE, Sersic
 from bayesprof.models.shaped import Shaped
 from bayesprof.models.truncation import OuterTruncation
 
 
+@catalogued
 def bar(
     *,
     x: Any = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.light import Background, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component
 
 _TIMES = 3.0
 
@@ -55,6 +55,7 @@ class BasisImages(Background):
         return torch.tensordot(self.weights, self.images, dims=1)
 
 
+@catalogued
 def basis_images(images: Any, *, weights: Any = None) -> Component:
     """Given images, of shape (images, ny, nx), each times a weight, :class:`BasisImages`.
 

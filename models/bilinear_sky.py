@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.light import Background, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 
 _FEWEST = 2  # nodes along an axis
 
@@ -59,6 +59,7 @@ def _hats(pixels: Tensor, count: int) -> Tensor:
     return (1 - (position[..., None] - nodes).abs()).clamp(min=0)
 
 
+@catalogued
 def bilinear_sky(*, nodes: Sequence[int] = (3, 3), levels: Any = None) -> Component:
     """A sky between levels on a coarse grid, :class:`BilinearSky`.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Default, Parameter, scaled_beta
+from bayesprof.models.component import Default, Parameter, catalogued, scaled_beta
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 RANGE = (-1.0, 4.0)
@@ -53,6 +53,7 @@ class Boxiness(Shape):
         return place.scaled(torch.exp(torch.log(total) / power))
 
 
+@catalogued
 def boxiness(*, boxiness: Any = None) -> ShapeComponent:
     """Boxy or disky contours for :func:`models.shaped <bayesprof.models.shaped.shaped>`, :class:`Boxiness`.
 

@@ -17,7 +17,7 @@ from bayesprof.hankel import map_with_a_break
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, log_normal
+from bayesprof.models.component import Component, Default, Parameter, catalogued, log_normal
 from bayesprof.models.galaxy import FLUX, elliptical, size
 from bayesprof.radial import RadialProfile
 
@@ -73,6 +73,7 @@ class BrokenExponential(RadialProfile):
         return (inner - outer) * beyond - inner * radius
 
 
+@catalogued
 def broken_exponential(
     *,
     x: Any = None,

@@ -24,7 +24,16 @@ from typing import Any
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Derived, Parameter, component, log_normal, scaled_beta
+from bayesprof.models.component import (
+    Component,
+    Default,
+    Derived,
+    Parameter,
+    catalogued,
+    component,
+    log_normal,
+    scaled_beta,
+)
 from bayesprof.models.exponential import Exponential
 from bayesprof.models.galaxy import FLUX, POSITION, R_EFF, fraction, shape, size_ratio
 from bayesprof.models.sersic import N_RANGE, Sersic
@@ -85,6 +94,7 @@ class BulgeDisk(Light):
         super().__init__((bulge, disk))
 
 
+@catalogued
 def bulge_disk(
     *,
     x: Any = None,

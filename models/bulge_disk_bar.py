@@ -25,7 +25,7 @@ from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.measurement import Measurement
 from bayesprof.models.bulge_disk import BULGE_N, BULGE_SHAPE_SCALE, DISK_R_EFF
-from bayesprof.models.component import Component, Default, Derived, component, scaled_beta
+from bayesprof.models.component import Component, Default, Derived, catalogued, component, scaled_beta
 from bayesprof.models.exponential import Exponential
 from bayesprof.models.galaxy import FLUX, POSITION, fraction, shape, size_ratio
 from bayesprof.models.sersic import Sersic
@@ -100,6 +100,7 @@ class BulgeDiskBar(Light):
         super().__init__((bulge, bar, disk))
 
 
+@catalogued
 def bulge_disk_bar(
     *,
     x: Any = None,

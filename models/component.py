@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -20,9 +21,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from bayesprof.image import Image
+from bayesprof.images import Images
 from bayesprof.light import Light
-from bayesprof.measurement import Measurement, measure
+from bayesprof.measurement import Measurement
+from bayesprof.variation import Asked, Axis, Drawn, PerImage, Shared, Variation, Varied
 from bayesprof.window import Window
+
+P = ParamSpec("P")
+Made = TypeVar("Made")
 
 
 class Default(NamedTuple):
@@ -31,16 +37,6 @@ class Default(NamedTuple):
     prior: Any
     start: Any
     formula: str
-
-
-class Axis(NamedTuple):
-    """An axis of a parameter that isn't a single number: its name as a dimension and the labels along it. `shared`:
-    it means the same in every component, and isn't named after one.
-    """
-
-    name: str
-    labels: tuple[Any, ...]
-    shared: bool = False
 
 
 class Parameter(NamedTuple):
@@ -61,6 +57,32 @@ class Parameter(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return tuple(len(axis.labels) for axis in self.axes)
 
+    @property
+    def per_unit(self) -> bool:
+        """Whether it is in the unit of the image, as a flux is, and so has a value for each image of a scene."""
+        return "{flux}" in self.unit
+
+
+class Call(NamedTuple):
+    """The call of a function of the catalogue that made a component: a scene is saved as its calls."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+def catalogued(make: Callable[P, Made]) -> Callable[P, Made]:
+    """`make`, a function of the catalogue, whose components remember the call that made them."""
+
+    @wraps(make)
+    def made(*arguments: P.args, **keywords: P.kwargs) -> Made:
+        given = {name: value for name, value in keywords.items() if value is not None}
+        result: Any = make(*arguments, **keywords)
+        remembered: Made = replace(result, call=Call(make.__name__, arguments, given))
+        return remembered
+
+    return made
+
 
 class Derived(NamedTuple):
     """A number that follows from the parameters of a component, recorded beside them as a deterministic site.
@@ -79,9 +101,11 @@ class Component:
     """A component of the catalogue before it knows its image.
 
     `kind`: its name in the catalogue; `light`: the light of given parameters, by keyword, or the PSF or the likelihood;
-    `parameters`: what it takes; `given`: what the user gave, a Pyro distribution or a value each; `derived`: what
+    `parameters`: what it takes; `given`: what the user gave, a Pyro distribution, a value or a
+    :class:`bayesprof.variation.Variation` each; `derived`: what
     follows from the parameters and is worth a row in a table; `found`: what is known of its object, None to measure the
-    image.
+    image, or a measurement for each image that sees it; `held`: values of sites that are held, by their names; `call`:
+    what made it, None where that isn't all that there is to it.
     """
 
     kind: str
@@ -89,30 +113,81 @@ class Component:
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
     derived: Mapping[str, Derived] = field(default_factory=dict)
-    found: Measurement | None = None
+    found: Measurement | tuple[Measurement, ...] | None = None
+    held: Mapping[str, Any] = field(default_factory=dict)
+    call: Call | None = field(default=None, repr=False)
 
-    def measured_as(self, found: Measurement) -> Component:
+    def measured_as(self, found: Measurement | tuple[Measurement, ...]) -> Component:
         """This component about an object that was `found` before: its default priors and starting values come from
         there, and not from what the image or a window of it has in its middle.
         """
         return replace(self, found=found)
 
-    def bind(self, image: Image, window: Window | None = None) -> BoundComponent:
-        """This component with its default priors from what is known of its object, or from `image`, from a `window`
-        of it where it has one: a Pyro model function.
+    def holding(self, values: Mapping[str, Any]) -> Component:
+        """This component with sites held at `values`, by their names in it, as if they had been given as numbers.
+
+        A value out of the range of its parameter, and a name that is no site, are told when it is bound.
         """
-        found = self.found or measure(image, window)
-        defaults = {name: parameter.default(found, image) for name, parameter in self.parameters.items()}
-        sources = {name: self.given.get(name, default.prior) for name, default in defaults.items()}
-        starts = {
-            name: defaults[name].start
-            for name, source in sources.items()
-            if is_prior(source)
-            and defaults[name].start is not None
-            and (name not in self.given or _plausible(source, defaults[name].start))
+        return replace(self, held={**self.held, **values}, call=None)
+
+    def bind(self, image: Image | Images, window: Window | None = None) -> BoundComponent:
+        """This component with its default priors from what is known of its object, or from the image, from a `window`
+        of it where it has one: a Pyro model function. Of several images, the geometry's come from the first, and what
+        is in the unit of the image from each.
+        """
+        images = image if isinstance(image, Images) else Images.of(image)
+        found = images.measured(self.found, window)
+        axis = Axis("image", images.seen_names, shared=images.complete)
+        varied = {
+            name: self._holding(name, self._over(name, parameter, images, found, axis))
+            for name, parameter in self.parameters.items()
         }
-        formulas = {name: default.formula for name, default in defaults.items() if name not in self.given}
-        return BoundComponent(self, sources, starts, formulas, image)
+        sites = [site for one in varied.values() for site in one.sites]
+        strange = [site for site in self.held if site not in sites]
+        if strange:
+            raise ValueError(
+                f"{self.kind}: expected parameters to hold, {sites}, got {strange[0]!r}; what is derived from "
+                "others is held with them"
+            )
+        return BoundComponent(self, varied, images)
+
+    def _holding(self, name: str, varied: Varied) -> Varied:
+        """A parameter with those of its sites that are held."""
+        sites, parameter = dict(varied.sites), self.parameters[name]
+        for site, drawn in varied.sites.items():
+            if site in self.held:
+                value = self.held[site]
+                if site == name:  # and not what a curve is made of
+                    for one in value if len(drawn.axes) > len(parameter.axes) else [value]:
+                        _checked(self.kind, name, one, parameter)
+                sites[site] = drawn._replace(source=value, start=None, formula="")
+        return varied._replace(sites=sites)
+
+    def _over(
+        self, name: str, parameter: Parameter, images: Images, found: tuple[Measurement, ...], axis: Axis
+    ) -> Varied:
+        # geometry is that of the first image, wherever it is seen
+        defaults = tuple(
+            parameter.default(one, seen if parameter.per_unit else images.first)
+            for one, seen in zip(found, images.seen, strict=True)
+        )
+        given = self.given.get(name)
+        if not isinstance(given, Variation):
+            several = parameter.per_unit and (given is None or is_prior(given)) and len(images.seen) > 1
+            given = PerImage(given) if several else Shared(given)
+        return given.over(
+            Asked(
+                name,
+                parameter.unit,
+                parameter.allowed,
+                parameter.axes,
+                images.seen,
+                defaults,
+                parameter.per_unit,
+                axis,
+                lambda value: _checked(self.kind, name, value, parameter),
+            )
+        )
 
     def __call__(self) -> Light:
         raise TypeError(
@@ -123,42 +198,102 @@ class Component:
 
 @dataclass(frozen=True)
 class BoundComponent:
-    """A Pyro model function that draws the parameters of a component and returns its light.
+    """A Pyro model function that draws the parameters of a component and returns its light: one, or by image where it
+    is seen in several and a parameter has a value for each of them.
 
-    `sources`: prior or held value of each parameter; `starts`: where a fit starts, by parameter; `formulas`: the
-    default priors among the sources, in words.
+    `varied`: how each parameter goes with the `images`.
     """
 
     component: Component
-    sources: Mapping[str, Any]
-    starts: Mapping[str, Any]
-    formulas: Mapping[str, str]
-    image: Image
+    varied: Mapping[str, Varied]
+    images: Images
 
-    def __call__(self) -> Light:
-        values = {}
-        for name, source in self.sources.items():
-            value = pyro.sample(name, source) if is_prior(source) else source
-            values[name] = torch.as_tensor(value, device=self.image.device)
-            if not values[name].is_floating_point() or not is_prior(source):
-                values[name] = values[name].to(self.image.dtype)
+    def __call__(self) -> Light | dict[str, Light]:
+        image = self.images.first
+        drawn = {}
+        for name, site in self.sites.items():
+            value = pyro.sample(name, site.source) if is_prior(site.source) else site.source
+            drawn[name] = torch.as_tensor(value, device=image.device)
+            if not drawn[name].is_floating_point() or not is_prior(site.source):
+                drawn[name] = drawn[name].to(image.dtype)
+        values = {name: one.values(drawn) for name, one in self.varied.items()}
+        for name, one in self.varied.items():
+            if one.recorded:
+                pyro.deterministic(name, values[name], event_dim=1 + len(self.component.parameters[name].axes))
         for name, derived in self.component.derived.items():
             pyro.deterministic(name, derived.of(values))
-        return self.component.light(**values)
+        if self.shared:
+            return self.component.light(**values)
+        return {
+            name: self.component.light(**{key: self.in_image(name, key, value) for key, value in values.items()})
+            for name in self.images.seen_names
+        }
+
+    def in_image(self, image: str, name: str, value: Tensor) -> Tensor:
+        """What the values of the parameter `name` over the images are in one of them."""
+        if self.varied[name].shared:
+            return value
+        return value.select(-1 - len(self.component.parameters[name].axes), self.images.seen_names.index(image))
+
+    @property
+    def shared(self) -> bool:
+        """Whether every parameter has one value for all images."""
+        return all(one.shared for one in self.varied.values())
+
+    @property
+    def sites(self) -> dict[str, Drawn]:
+        """What is drawn or held, by the name of its site."""
+        return {name: site for one in self.varied.values() for name, site in one.sites.items()}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Prior or held value of every site."""
+        return {name: site.source for name, site in self.sites.items()}
+
+    @property
+    def starts(self) -> dict[str, Any]:
+        """Where a fit starts, by site."""
+        return {name: site.start for name, site in self.sites.items() if site.start is not None}
+
+    @property
+    def recorded(self) -> dict[str, tuple[str, str, tuple[Axis, ...]]]:
+        """What follows from the sites and is recorded beside them: its unit, its meaning and its axes, by name."""
+        images = (Axis("image", self.images.seen_names, shared=self.images.complete),)
+        parameters = self.component.parameters
+        found = {
+            name: (parameters[name].unit, "curve in wavelength", (*images, *parameters[name].axes))
+            for name, one in self.varied.items()
+            if one.recorded
+        }
+        varying = self._derived_by_image()
+        return found | {
+            name: (one.unit, one.meaning, images if name in varying else ())
+            for name, one in self.component.derived.items()
+        }
+
+    def _derived_by_image(self) -> set[str]:
+        """Names of what follows from a parameter that has a value for each image."""
+        if self.shared:
+            return set()
+        with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
+            nodes = pyro.poutine.trace(self).get_trace().nodes
+        return {name for name in self.component.derived if torch.as_tensor(nodes[name]["value"]).ndim > 0}
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site, "" where it has none."""
-        flux = self.image.unit or "image unit"
-        stated = {name: parameter.unit for name, parameter in self.component.parameters.items()}
-        stated |= {name: derived.unit for name, derived in self.component.derived.items()}
+        units = {image.unit for image in self.images.seen}
+        flux = (units.pop() if len(units) == 1 else None) or "image unit"
+        stated = {name: site.unit for name, site in self.sites.items()}
+        stated |= {name: unit for name, (unit, *_) in self.recorded.items()}
         return {name: unit.format(flux=flux) for name, unit in stated.items()}
 
     @property
     def axes(self) -> dict[str, tuple[Axis, ...]]:
-        """Axes of the parameters that are drawn and aren't single numbers."""
-        parameters = self.component.parameters
-        return {name: parameters[name].axes for name, source in self.sources.items() if parameters[name].axes}
+        """Axes of what is drawn or recorded and isn't a single number."""
+        stated = {name: site.axes for name, site in self.sites.items()}
+        stated |= {name: axes for name, (_, _, axes) in self.recorded.items()}
+        return {name: axes for name, axes in stated.items() if axes}
 
 
 def component(
@@ -173,7 +308,8 @@ def component(
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is neither a Pyro distribution nor a number or tensor, or out of its range.
+        For a parameter that is neither a Pyro distribution nor a number or tensor, nor one of
+        :mod:`bayesprof.variation`, or out of its range.
     """
     return Component(kind, light, parameters, checked(kind, parameters, given), derived or {})
 
@@ -190,18 +326,9 @@ def is_prior(source: Any) -> bool:
     return isinstance(source, TorchDistributionMixin)
 
 
-def _plausible(prior: Any, start: Any) -> bool:
-    """Whether a value measured on the image is within four standard deviations of the user's own prior: that of a star
-    away from the main object is about the star, and a fit should start there.
-    """
-    try:
-        mean, sd = prior.mean, prior.stddev
-    except NotImplementedError:
-        return True
-    return not bool(((torch.as_tensor(start, dtype=mean.dtype, device=mean.device) - mean).abs() > 4 * sd).any())
-
-
 def _checked(kind: str, name: str, value: Any, parameter: Parameter) -> Any:
+    if isinstance(value, Variation):
+        return value
     shape = parameter.shape
     what = "one number" if shape == () else f"an array over {', '.join(axis.name for axis in parameter.axes)}"
     what = "the vector (e1, e2)" if name.endswith("ellipticity") else what

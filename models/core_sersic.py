@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 
 from bayesprof.hankel import map_with_a_break
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import FLUX, SIZE, affine_beta, elliptical, exponent, size
 from bayesprof.models.nuker import GAMMA_MAX
 from bayesprof.models.sersic import INDEX, N_RANGE, sersic_b
@@ -81,6 +81,7 @@ class CoreSersic(RadialProfile):
         return gamma * (log_outer - log_radius) - scale * torch.expm1(log_outer / n)
 
 
+@catalogued
 def core_sersic(
     *,
     x: Any = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import galaxy
 from bayesprof.models.sersic import Sersic
 
@@ -32,6 +32,7 @@ class DeVaucouleurs(Sersic):
         super().__init__(x, y, flux, r_eff, 4.0, q=q, theta=theta, ellipticity=ellipticity)
 
 
+@catalogued
 def de_vaucouleurs(
     *,
     x: Any = None,

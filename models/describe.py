@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.poutine.subsample_messenger import _Subsample
 
+from bayesprof.held import HeldFunction
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.models.component import BoundComponent, is_prior
@@ -101,10 +102,11 @@ def describe(model: Any, image: Image | None = None) -> Description:
     flux      held    = 50                          finite        image unit
     """
     if isinstance(model, Scene):
+        seen = ", ".join(model.images)
         parts = [(f"{name}.", component, _kind(component)) for name, component in model.drawn.items()]
         rows = [row for prefix, component, _ in parts for row in _rows(component, prefix)]
         kinds = ", ".join(f"{prefix[:-1]} ({kind})" for prefix, _, kind in parts)
-        return _description(f"{kinds} on {model.image.name}", rows)
+        return _description(f"{kinds} on {seen}", rows)
     if hasattr(model, "bind"):
         if image is None:
             raise TypeError(
@@ -141,23 +143,24 @@ def _rows(component: Callable[..., Any], prefix: str) -> list[Row]:
 def _catalogued(bound: BoundComponent) -> list[Row]:
     units = bound.units
     rows = []
-    for name, source in bound.sources.items():
-        if is_prior(source):
-            kind = "default" if name in bound.formulas else "given"
-            prior = bound.formulas.get(name) or formula(source)
-            rows.append(Row(name, kind, prior, support_of(source), _start(bound.starts.get(name)), units[name]))
+    for name, site in bound.sites.items():
+        if is_prior(site.source):
+            kind = "default" if site.formula else "given"
+            prior = site.formula or formula(site.source)
+            rows.append(Row(name, kind, prior, support_of(site.source), _start(site.start), units[name]))
         else:
-            allowed = bound.component.parameters[name].allowed
-            rows.append(Row(name, "held", f"= {_written(source)}", allowed, "", units[name]))
-    derived = bound.component.derived.items()
-    return rows + [Row(name, "derived", one.meaning, "", "", units[name]) for name, one in derived]
+            rows.append(Row(name, "held", f"= {_written(site.source)}", site.allowed, "", units[name]))
+    return rows + [
+        Row(name, "derived", meaning, "", "", units[name]) for name, (_, meaning, _) in bound.recorded.items()
+    ]
 
 
 def _traced(function: Callable[..., Any]) -> list[Row]:
-    """Sites of one run of a user's own function."""
+    """What is held of a user's own function, and the sites of one run of it."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         nodes = poutine.trace(function).get_trace().nodes
-    rows = []
+    values = function.values if isinstance(function, HeldFunction) else {}
+    rows = [Row(name, "held", f"= {_written(value)}", "", "", "") for name, value in values.items()]
     for name, node in nodes.items():
         if node["type"] != "sample" or isinstance(node["fn"], _Subsample):
             continue

@@ -12,7 +12,7 @@ from typing import Any
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, scaled_beta
+from bayesprof.models.component import Component, Default, Parameter, catalogued, scaled_beta
 from bayesprof.models.moffat import BETA
 from bayesprof.models.moffat_psf import moffat_light
 from bayesprof.models.psf import FWHM, elliptical_psf
@@ -59,6 +59,7 @@ class DoubleMoffatPSF(ProfilePSF):
         super().__init__(core + wings, **options)
 
 
+@catalogued
 def double_moffat_psf(
     *,
     fwhm: Any = None,

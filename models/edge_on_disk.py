@@ -36,7 +36,7 @@ from bayesprof.grid import ellipse_from_axis_ratio, per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Extended, as_tensors
 from bayesprof.measurement import R_EFF_OVER_SCALE, Measurement
-from bayesprof.models.component import Component, Default, Derived, Parameter, component, log_normal, number
+from bayesprof.models.component import Component, Default, Derived, Parameter, catalogued, component, log_normal, number
 from bayesprof.models.galaxy import FLUX, POSITION, R_EFF, THETA, fraction
 from bayesprof.models.vertical import vertical_brightness, vertical_transform
 
@@ -91,6 +91,7 @@ class EdgeOnDisk(Extended):
         return per_pixel(self.flux) / (math.pi * length) * times_bessel((along / length) ** 2) * vertical
 
 
+@catalogued
 def edge_on_disk(
     *,
     x: Any = None,

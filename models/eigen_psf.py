@@ -22,7 +22,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 from bayesprof.psf import PSF
 from bayesprof.transfer import psf_transform
 
@@ -89,6 +89,7 @@ class EigenPSF(PSF):
         """None: it ends with its stamps."""
 
 
+@catalogued
 def eigen_psf(mean: Any, basis: Any, *, coefficients: Any = None, **options: Any) -> Component:
     """A PSF of stamps with free coefficients, :class:`EigenPSF`.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesprof.measurement import R_EFF_OVER_SCALE
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import galaxy
 from bayesprof.models.half_light import HalfLightProfile
 
@@ -43,6 +43,7 @@ class Exponential(HalfLightProfile):
         return norm * torch.exp(-R_EFF_OVER_SCALE * torch.sqrt(radius_squared + tiny))
 
 
+@catalogued
 def exponential(
     *,
     x: Any = None,

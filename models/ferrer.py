@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayesprof.hankel import map_with_an_edge
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import FLUX, affine_beta, elliptical, exponent, size
 from bayesprof.radial import RadialProfile
 
@@ -77,6 +77,7 @@ class Ferrer(RadialProfile):
         return torch.where(inside, alpha * torch.log(from_edge), -math.inf)
 
 
+@catalogued
 def ferrer(
     *,
     x: Any = None,

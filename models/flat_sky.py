@@ -11,7 +11,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Background, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, normal
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, normal
 
 
 class FlatSky(Background):
@@ -40,6 +40,7 @@ def _level(found: Measurement, image: Image) -> Default:
 LEVEL = {"level": Parameter("{flux}", "finite", math.isfinite, _level)}
 
 
+@catalogued
 def flat_sky(*, level: Any = None) -> Component:
     """A flat sky, :class:`FlatSky`.
 

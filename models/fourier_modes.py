@@ -23,7 +23,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Default, Parameter, number
+from bayesprof.models.component import Axis, Default, Parameter, catalogued, number
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 _DEFAULT_SD = 0.05
@@ -75,6 +75,7 @@ class FourierModes(Shape):
         return place.scaled(torch.exp(torch.as_tensor(exponent)))
 
 
+@catalogued
 def fourier_modes(modes: Sequence[int], *, fourier: Any = None) -> ShapeComponent:
     """Waves in angle along the contours, for :func:`models.shaped <bayesprof.models.shaped.shaped>`,
     :class:`FourierModes`.

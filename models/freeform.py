@@ -18,7 +18,7 @@ from torch.distributions.transforms import ReshapeTransform
 from bayesprof.image import Image
 from bayesprof.light import Lattice, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 from bayesprof.models.matern import matern_factor
 
 _LENGTH = 2.0  # of the default prior's covariance, in steps of the lattice
@@ -53,6 +53,7 @@ class Freeform(Lattice):
         super().__init__(values, x, y, step)
 
 
+@catalogued
 def freeform(shape: tuple[int, int], step: float, *, x: float, y: float, values: Any = None) -> Component:
     """A lattice of values, :class:`Freeform`, of `shape` (rows, columns) and `step` pixels, centred at `x`, `y`.
 

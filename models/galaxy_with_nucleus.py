@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesprof.light import Light
-from bayesprof.models.component import Component, Derived, component
+from bayesprof.models.component import Component, Derived, catalogued, component
 from bayesprof.models.galaxy import fraction
 from bayesprof.models.point_source import PointSource
 from bayesprof.models.sersic import Sersic, sersic
@@ -46,6 +46,7 @@ class GalaxyWithNucleus(Light):
         super().__init__((*galaxy.parts, PointSource(x, y, flux * nucleus_fraction)))
 
 
+@catalogued
 def galaxy_with_nucleus(galaxy: Component | None = None, *, nucleus_fraction: Any = None) -> Component:
     """A galaxy with a point source in its centre, :class:`GalaxyWithNucleus`.
 

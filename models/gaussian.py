@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import galaxy
 from bayesprof.models.half_light import HalfLightProfile
 
@@ -41,6 +41,7 @@ class Gaussian(HalfLightProfile):
         return math.log(2) / math.pi * torch.exp(-math.log(2) * radius_squared)
 
 
+@catalogued
 def gaussian(
     *,
     x: Any = None,

@@ -39,7 +39,7 @@ from bayesprof.grid import Ellipse
 from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, number
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, number
 from bayesprof.models.galaxy import FLUX, POSITION, THETA, fraction, size
 from bayesprof.models.inclined_disk import COS_INCLINATION
 
@@ -97,6 +97,7 @@ class GaussianEllipsoid(Profile):
         return torch.exp(-0.5 * radius_squared) / (2 * math.pi)
 
 
+@catalogued
 def gaussian_ellipsoid(
     *,
     x: Any = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.gaussian import Gaussian
 from bayesprof.models.psf import FWHM, elliptical_psf
 from bayesprof.psf import ProfilePSF
@@ -36,6 +36,7 @@ class GaussianPSF(ProfilePSF):
         super().__init__(light, **options)
 
 
+@catalogued
 def gaussian_psf(
     *, fwhm: Any = None, ellipticity: Any = None, q: Any = None, theta: Any = None, **options: Any
 ) -> Component:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprof.hankel import map_with_a_ring
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import FLUX, elliptical, size
 from bayesprof.radial import RadialProfile
 
@@ -71,6 +71,7 @@ class GaussianRing(RadialProfile):
         return -0.5 * ((radius - 1) / width) ** 2
 
 
+@catalogued
 def gaussian_ring(
     *,
     x: Any = None,

@@ -33,7 +33,7 @@ from bayesprof.grid import ellipse_from_axis_ratio, per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Extended, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Derived, Parameter, component, number
+from bayesprof.models.component import Component, Default, Derived, Parameter, catalogued, component, number
 from bayesprof.models.edge_on_disk import SCALE_HEIGHT, SCALE_LENGTH, THICKNESS, turned
 from bayesprof.models.galaxy import FLUX, POSITION, THETA
 from bayesprof.models.vertical import isothermal_transform
@@ -132,6 +132,7 @@ class InclinedDisk(Extended):
         return per_pixel(self.flux) / (2 * math.pi * length**2 * height) * total
 
 
+@catalogued
 def inclined_disk(
     *,
     x: Any = None,

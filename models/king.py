@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayesprof.hankel import map_with_an_edge
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import FLUX, elliptical, exponent, size
 from bayesprof.radial import RadialProfile
 
@@ -73,6 +73,7 @@ class King(RadialProfile):
         return torch.where(inside, alpha * torch.log(above_edge) - log_u, -math.inf)
 
 
+@catalogued
 def king(
     *,
     x: Any = None,

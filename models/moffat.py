@@ -25,7 +25,7 @@ from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import Table, look_up, tabulate
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, scaled_beta
+from bayesprof.models.component import Component, Default, Parameter, catalogued, scaled_beta
 from bayesprof.models.galaxy import galaxy
 
 BETA_RANGE = (1.2, 30.0)
@@ -89,6 +89,7 @@ class Moffat(Profile):
         return per_pixel(norm) * torch.exp(-per_pixel(beta) * torch.log1p(radius_squared * per_pixel(in_alpha)))
 
 
+@catalogued
 def moffat(
     *,
     x: Any = None,

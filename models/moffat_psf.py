@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.moffat import BETA, BETA_RANGE, Moffat
 from bayesprof.models.psf import FWHM, elliptical_psf
 from bayesprof.psf import ProfilePSF
@@ -59,6 +59,7 @@ def half_light_in_fwhm(beta: Tensor) -> Tensor:
     return 0.5 * torch.sqrt(torch.expm1(math.log(2) / (held - 1)) / torch.expm1(math.log(2) / held))
 
 
+@catalogued
 def moffat_psf(
     *, fwhm: Any = None, beta: Any = None, ellipticity: Any = None, q: Any = None, theta: Any = None, **options: Any
 ) -> Component:

@@ -21,7 +21,7 @@ from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import cubics_through, interpolate
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, number
 from bayesprof.models.galaxy import elliptical
 
 # The transform is tabulated in t = ln(1 + (kappa / kappa_0)^2) / 2, with kappa_0 in units of 1 / the largest sigma,
@@ -96,6 +96,7 @@ class MultiGaussian(Profile):
         return _sum(per_pixel(one) * torch.exp(radius_squared * per_pixel(rate)) for one, rate in terms)
 
 
+@catalogued
 def multi_gaussian(
     *,
     x: Any = None,

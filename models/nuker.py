@@ -20,7 +20,7 @@ from bayesprof.hankel import map_with_a_break
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, log_normal, number
+from bayesprof.models.component import Component, Default, Parameter, catalogued, log_normal, number
 from bayesprof.models.galaxy import affine_beta, elliptical, exponent, size
 from bayesprof.radial import RadialProfile
 
@@ -91,6 +91,7 @@ class Nuker(RadialProfile):
         return -gamma * log_radius - (beta - gamma) / alpha * bend - (radius * break_over_cut) ** 4
 
 
+@catalogued
 def nuker(
     *,
     x: Any = None,

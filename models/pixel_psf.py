@@ -23,7 +23,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 from bayesprof.psf import PSF
 from bayesprof.transfer import psf_transform
 
@@ -112,6 +112,7 @@ def _factor(size: int, length: float) -> np.ndarray:
     return np.linalg.cholesky(covariance + _JITTER * np.eye(size))
 
 
+@catalogued
 def pixel_psf(mean: Any, *, deviations: Any = None, **options: Any) -> Component:
     """A PSF of free pixels, :class:`PixelPSF`.
 

@@ -14,7 +14,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import Background, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, normal
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, normal
 from bayesprof.models.flat_sky import LEVEL
 
 
@@ -48,6 +48,7 @@ def _slope(axis: int) -> Parameter:
     return Parameter("{flux}/pixel", "finite", math.isfinite, default)
 
 
+@catalogued
 def plane_sky(*, level: Any = None, slope_x: Any = None, slope_y: Any = None) -> Component:
     """A sky with a gradient, :class:`PlaneSky`.
 

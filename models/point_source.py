@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayesprof.light import Pointlike
-from bayesprof.models.component import Component, component
+from bayesprof.models.component import Component, catalogued, component
 from bayesprof.models.galaxy import FLUX, POSITION
 
 
@@ -24,6 +24,7 @@ class PointSource(Pointlike):
     """
 
 
+@catalogued
 def point_source(*, x: Any = None, y: Any = None, flux: Any = None) -> Component:
     """A star or a nucleus, :class:`PointSource`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.light import Background, as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 
 
 class PolynomialSky(Background):
@@ -76,6 +76,7 @@ def _legendre(u: Tensor, degree: int) -> list[Tensor]:
     return found[: degree + 1]
 
 
+@catalogued
 def polynomial_sky(*, degree: int = 2, coefficients: Any = None) -> Component:
     """A polynomial sky, :class:`PolynomialSky`.
 

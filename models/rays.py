@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.free_angles import FreeAngles, free_angles
 
 
@@ -50,6 +50,7 @@ class Rays(FreeAngles):
         return waves[: -1 if even else None], torch.stack(rows[: -1 if even else None])
 
 
+@catalogued
 def rays(
     count: int = 6,
     *,

@@ -27,7 +27,7 @@ from bayesprof.image import Image
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import Table, look_up, tabulate
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, scaled_beta
+from bayesprof.models.component import Component, Default, Parameter, catalogued, scaled_beta
 from bayesprof.models.galaxy import galaxy
 
 N_RANGE = (0.25, 10.0)
@@ -97,6 +97,7 @@ class Sersic(Profile):
         return torch.exp(per_pixel(log_norm) - exponent)
 
 
+@catalogued
 def sersic(
     *,
     x: Any = None,

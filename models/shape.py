@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bayesprof.grid import Ellipse, per_pixel
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Parameter, checked
+from bayesprof.models.component import Call, Parameter, checked
 
 
 class Place(NamedTuple):
@@ -73,6 +73,7 @@ class ShapeComponent:
     shape: Callable[..., Shape]
     parameters: Mapping[str, Parameter]
     given: Mapping[str, Any]
+    call: Call | None = None
 
 
 def shape_component(

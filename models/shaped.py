@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayesprof.grid import per_pixel
 from bayesprof.light import Profile, Surface, moved
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.shape import Place, Shape, ShapeComponent, place_of, plane_place
 
 # Radii of the sum for C, in units of the profile's: exp of these, and the number of angles
@@ -83,6 +83,7 @@ class Shaped(Surface):
         return (shaped @ weight).squeeze(-1) / (plain @ weight).squeeze(-1)
 
 
+@catalogued
 def shaped(profile: Component, *shapes: ShapeComponent) -> Component:
     """A galaxy whose contours are not ellipses, :class:`Shaped`.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from bayesprof.grid import per_pixel
 from bayesprof.light import Profile, as_tensors
 from bayesprof.lookup import Table, look_up, tabulate
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.galaxy import affine_beta, galaxy
 
 NU_RANGE = (-0.7, 4.0)
@@ -84,6 +84,7 @@ class Spergel(Profile):
         return per_pixel(scale) * torch.exp(look_up(table, t, self.nu) - _R_MAX * beyond)
 
 
+@catalogued
 def spergel(
     *,
     x: Any = None,

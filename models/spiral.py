@@ -25,7 +25,7 @@ from torch import Tensor
 from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Default, Parameter, normal, scaled_beta
+from bayesprof.models.component import Default, Parameter, catalogued, normal, scaled_beta
 from bayesprof.models.galaxy import multiple_of_r_eff
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
@@ -91,6 +91,7 @@ class PowerSpiral(Shape):
         return _turned(place, per_pixel(self.rotation) * ramp * power)
 
 
+@catalogued
 def log_spiral(*, winding: Any = None, r_bar: Any = None) -> ShapeComponent:
     """Logarithmic spiral for :func:`models.shaped <bayesprof.models.shaped.shaped>`, :class:`LogSpiral`.
 
@@ -107,6 +108,7 @@ def log_spiral(*, winding: Any = None, r_bar: Any = None) -> ShapeComponent:
     return shape_component("log_spiral", LogSpiral, parameters, winding=winding, r_bar=r_bar)
 
 
+@catalogued
 def power_spiral(*, rotation: Any = None, r_out: Any = None, bar: Any = None, alpha: Any = None) -> ShapeComponent:
     """GALFIT's power-law spiral for :func:`models.shaped <bayesprof.models.shaped.shaped>`, :class:`PowerSpiral`.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayesprof.hankel import map_with_a_break
 from bayesprof.light import as_tensors
-from bayesprof.models.component import Component, Derived
+from bayesprof.models.component import Component, Derived, catalogued
 from bayesprof.models.free_profile import (
     brightness_parameter,
     checked_brightness,
@@ -90,6 +90,7 @@ class Spline(RadialProfile):
         return radial_curves(square, knots, values.squeeze(-2)).squeeze(-3) - cut(square, knots)
 
 
+@catalogued
 def spline(
     *,
     x: Any = None,

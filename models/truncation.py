@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bayesprof.grid import per_pixel
+from bayesprof.models.component import catalogued
 from bayesprof.models.galaxy import multiple_of_r_eff
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
@@ -65,6 +66,7 @@ class InnerTruncation(Shape):
         return place.dimmed(torch.sigmoid((place.radius - per_pixel(self.r_in)) * per_pixel(2 / self.width_in)))
 
 
+@catalogued
 def outer_truncation(*, r_out: Any = None, width_out: Any = None) -> ShapeComponent:
     """An end for a profile, for :func:`models.shaped <bayesprof.models.shaped.shaped>`, :class:`OuterTruncation`.
 
@@ -80,6 +82,7 @@ def outer_truncation(*, r_out: Any = None, width_out: Any = None) -> ShapeCompon
     return shape_component("outer_truncation", OuterTruncation, parameters, r_out=r_out, width_out=width_out)
 
 
+@catalogued
 def inner_truncation(*, r_in: Any = None, width_in: Any = None) -> ShapeComponent:
     """A beginning away from the centre, for :func:`models.shaped <bayesprof.models.shaped.shaped>`,
     :class:`InnerTruncation`.

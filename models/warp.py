@@ -28,7 +28,7 @@ from bayesprof.grid import per_pixel
 from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Axis, Default, Parameter, number
+from bayesprof.models.component import Axis, Default, Parameter, catalogued, number
 from bayesprof.models.shape import Place, Shape, ShapeComponent, shape_component
 
 _DEFAULT_SD = 0.1
@@ -86,6 +86,7 @@ class Warp(Shape):
         )
 
 
+@catalogued
 def warp(knots: Sequence[float], *, warp: Any = None) -> ShapeComponent:
     """Ellipses that change with radius, for :func:`models.shaped <bayesprof.models.shaped.shaped>`, :class:`Warp`.
 

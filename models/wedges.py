@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprof.models.component import Component
+from bayesprof.models.component import Component, catalogued
 from bayesprof.models.free_angles import FreeAngles, free_angles
 
 _EDGE = 0.1  # radians
@@ -56,6 +56,7 @@ class Wedges(FreeAngles):
         return waves, 0.5 * (unit - unit.roll(1, 0))
 
 
+@catalogued
 def wedges(
     count: int = 6,
     *,

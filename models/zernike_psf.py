@@ -32,7 +32,7 @@ from bayesprof.image import Image
 from bayesprof.light import as_tensors
 from bayesprof.measurement import Measurement
 from bayesprof.models.airy_psf import LAMBDA_OVER_D, OBSCURATION, REACH, AiryPSF
-from bayesprof.models.component import Axis, Component, Default, Parameter, component, number
+from bayesprof.models.component import Axis, Component, Default, Parameter, catalogued, component, number
 from bayesprof.models.psf import check_options
 from bayesprof.psf import PSF
 
@@ -196,6 +196,7 @@ def _intensity(pupil: Tensor, area: Tensor) -> Tensor:
     return (field.real**2 + field.imag**2) / (_PERIOD**2 * area)
 
 
+@catalogued
 def zernike_psf(
     *,
     lambda_over_d: Any = None,

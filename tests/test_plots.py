@@ -15,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import bayesprof as bp
 from bayesprof import inference, models, plots
-from bayesprof.estimate import near_circular_mean, point_estimate
+from bayesprof.estimate import point_estimate
 from bayesprof.light import Background
 from bayesprof.plots.columns import columns_of, gaussian_of
+from bayesprof.values import near_circular_mean
 
 SHAPE = (40, 56)
 GALAXY = {"x": 24.3, "y": 17.6, "flux": 9000.0, "r_eff": 4.2, "q": 0.6, "theta": 2.9}

@@ -18,7 +18,7 @@ from bayesprof.image import Image
 from bayesprof.likelihood import Observation
 from bayesprof.likelihoods.extra_noise import EXTRA, FACTOR, no_factor, noise
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, beta, component, log_normal
+from bayesprof.models.component import Component, Default, Parameter, beta, catalogued, component, log_normal
 
 
 class Contaminated(NamedTuple):
@@ -35,6 +35,7 @@ class Contaminated(NamedTuple):
         return Observation(ContaminatedNormal(model_image, good, self.fraction, bad), image.data)
 
 
+@catalogued
 def contaminated(fraction: Any = None, scale: Any = None, factor: Any = None, extra: Any = None) -> Component:
     """A likelihood that forgives outliers: unmasked stars, cosmic rays, bad pixels.
 

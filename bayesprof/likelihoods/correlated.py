@@ -7,7 +7,7 @@ The covariance is factor^2 diag(sigma) C diag(sigma), C a fixed correlation of n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,12 @@ from bayesprof.decorrelation import Decorrelation, decorrelation
 from bayesprof.image import Image
 from bayesprof.likelihood import Likelihood, Observation
 from bayesprof.likelihoods.extra_noise import FACTOR, no_factor
-from bayesprof.models.component import BoundComponent, checked, component
+from bayesprof.models.component import BoundComponent, Call, catalogued, checked, component
 
 _PARAMETERS = {"factor": FACTOR._replace(default=no_factor)}
 
 
+@catalogued
 def correlated(correlation: NoiseCorrelation | None = None, factor: Any = None) -> CorrelatedNoise:
     """The Gaussian likelihood of noise that neighbouring pixels share.
 
@@ -74,7 +75,12 @@ class CorrelatedNoise:
 
     correlation: NoiseCorrelation | None
     given: Mapping[str, Any]
+    call: Call | None = None
     kind = "correlated"
+
+    def holding(self, values: Mapping[str, Any]) -> CorrelatedNoise:
+        """This likelihood with its factor held."""
+        return replace(self, given={**self.given, **checked(self.kind, _PARAMETERS, values)}, call=None)
 
     def bind(self, image: Image) -> BoundComponent:
         """This likelihood for the pixels of `image`: a Pyro model function that draws its parameters."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.likelihood import Observation
 from bayesprof.measurement import Measurement
-from bayesprof.models.component import Component, Default, Parameter, component, log_normal, number
+from bayesprof.models.component import Component, Default, Parameter, catalogued, component, log_normal, number
 
 
 class ExtraNoise(NamedTuple):
@@ -28,6 +28,7 @@ class ExtraNoise(NamedTuple):
         return Observation(dist.Normal(model_image, noise(image, self.factor, self.extra)), image.data)
 
 
+@catalogued
 def extra_noise(factor: Any = None, extra: Any = None) -> Component:
     """The Gaussian likelihood with a noise of sqrt(factor^2 sigma^2 + extra^2), sigma that of the image.
 

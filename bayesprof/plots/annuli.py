@@ -17,6 +17,10 @@ _INNERMOST = 0.38  # pixels: the mean distance of the points of a pixel from its
 _COVERED = 0.25  # annuli with a smaller fraction of their pixels inside the image and unmasked are left out
 
 
+MEDIAN_OVER_MEAN = math.sqrt(math.pi / 2)
+"""Standard deviation of the median of many Gaussian numbers over that of their mean."""
+
+
 @dataclass(frozen=True)
 class Annuli:
     """Elliptical annuli on an image: mean radius (pixels, along the major axis) and flat pixels of each."""
@@ -28,6 +32,13 @@ class Annuli:
         """Mean of `image` over the pixels of each annulus."""
         flat = image.ravel()
         return np.array([flat[pixels].mean() for pixels in self.pixels])
+
+    def median(self, image: np.ndarray) -> np.ndarray:
+        """Median of `image` over the pixels of each annulus; that of Gaussian pixels has 1.25 times the standard
+        deviation of their mean.
+        """
+        flat = image.ravel()
+        return np.array([np.median(flat[pixels]) for pixels in self.pixels])
 
     def error(self, sigma: np.ndarray) -> np.ndarray:
         """Standard deviation of the mean of independent pixels with standard deviations `sigma`."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesprof.estimate import is_angle, near_circular_mean
 from bayesprof.grid import axis_ratio_and_angle
+from bayesprof.values import is_angle, near_circular_mean
 
 MOST_COLUMNS = 24
 """Columns of a corner plot; beyond, its panels can't be read on a page."""

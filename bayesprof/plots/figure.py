@@ -21,6 +21,11 @@ STYLE: Any = {
 }
 """Settings of matplotlib under which plots are drawn, over the user's own."""
 
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "tab:olive")
+"""Of components, in their order; red is left for what stands out."""
+MASKED = "0.62"
+"""Grey of masked pixels."""
+
 _DPI = 200
 _WIDEST = 3600  # dots; large corner plots get fewer to the inch
 _TRIMMED: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}

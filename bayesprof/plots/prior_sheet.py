@@ -21,7 +21,9 @@ _PANEL = 1.5  # width, inches
 _SATURATED = 99.8  # percentile of all pixels where the colour scale ends
 
 
-def prior_sheet(scene: Scene, count: int = 16, *, seed: int = 0, path: str | PathLike[str] | None = None) -> Figure:
+def prior_sheet(
+    scene: Scene, count: int = 16, *, image: str | None = None, seed: int = 0, path: str | PathLike[str] | None = None
+) -> Figure:
     """Noiseless images of `scene` with parameters drawn from its prior.
 
     All share one stretch: asinh about the median of their pixels, linear within three times the noise of a pixel,
@@ -33,6 +35,8 @@ def prior_sheet(scene: Scene, count: int = 16, *, seed: int = 0, path: str | Pat
     scene : Scene
     count : int
         Number of images, 1 to 100.
+    image : str, optional
+        Name of the image, of a scene of several; the first where left out.
     seed : int
         Of the draws; those of other callers don't change by it.
     path : str or path, optional
@@ -41,7 +45,7 @@ def prior_sheet(scene: Scene, count: int = 16, *, seed: int = 0, path: str | Pat
     Raises
     ------
     TypeError, ValueError
-        For anything but a scene, and for a count out of its range.
+        For anything but a scene, for a count out of its range, and for an image that the scene doesn't have.
 
     Examples
     --------
@@ -57,13 +61,14 @@ def prior_sheet(scene: Scene, count: int = 16, *, seed: int = 0, path: str | Pat
         )
     if not 1 <= count <= MOST_IMAGES:
         raise ValueError(f"prior_sheet: expected a count of 1 to {MOST_IMAGES} images, got {count}; choose another")
-    images = _drawn(scene, count, seed)
-    centre, width = float(np.median(images)), 3 * measure(scene.image).noise
+    shown_in = scene.image_named(image, "prior_sheet")
+    images = _drawn(scene, count, shown_in.name, seed)
+    centre, width = float(np.median(images)), 3 * measure(shown_in).noise
     high = max(float(np.percentile(images, _SATURATED)), centre + width)
     norm, ticks = asinh_stretch(centre, width, centre - width, high)
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    ny, nx = scene.image.shape
+    ny, nx = shown_in.shape
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(columns * _PANEL + 1.0, rows * _PANEL * ny / nx + 0.4), layout="compressed")
         axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -75,18 +80,18 @@ def prior_sheet(scene: Scene, count: int = 16, *, seed: int = 0, path: str | Pat
         bar = figure.colorbar(shown, ax=axes[:count], extend="both", extendfrac=0.02, fraction=0.04, pad=0.02)
         bar.ax.set_yticks(ticks, [f"{tick:.6g}" for tick in ticks])
         bar.minorticks_off()
-        bar.set_label(f"[{scene.image.unit or 'image unit'} / pixel]")
+        bar.set_label(f"[{shown_in.unit or 'image unit'} / pixel]")
         figure.suptitle(f"{count} draws from the prior of {', '.join(scene.components)}")
     return saved(figure, path)
 
 
-def _drawn(scene: Scene, count: int, seed: int) -> np.ndarray:
+def _drawn(scene: Scene, count: int, image: str, seed: int) -> np.ndarray:
     """Images [count, ny, nx] at draws from the prior."""
     images = []
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
         torch.manual_seed(seed)
         for _ in range(count):
-            nodes = poutine.trace(scene.lights).get_trace()
+            nodes = poutine.trace(lambda: (scene.lights(), scene.draw_offsets())).get_trace()
             values = {name: nodes.nodes[name]["value"] for name in nodes.stochastic_nodes}
-            images.append(scene.predict(values or None).cpu().numpy())
+            images.append(scene.predict(values or None, image=image).cpu().numpy())
     return np.stack(images)

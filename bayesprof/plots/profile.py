@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from os import PathLike
 from typing import Any
@@ -11,22 +11,24 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.container import ErrorbarContainer
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from bayesprof.estimate import is_sky, lights_at, point_estimate
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.plots.annuli import annuli, centre_and_shape
-from bayesprof.plots.figure import STYLE, Figure, saved
+from bayesprof.plots.brightness import brightness_of, draw_points, set_round_ticks
+from bayesprof.plots.figure import COLOURS, STYLE, Figure, saved
 from bayesprof.scene import Scene
-
-_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "tab:olive")
 
 
 def profile(
-    scene: Scene, params: Any, *, component: str | None = None, path: str | PathLike[str] | None = None
+    scene: Scene,
+    params: Any,
+    *,
+    component: str | None = None,
+    image: str | None = None,
+    path: str | PathLike[str] | None = None,
 ) -> Figure:
     """Light profile of a component: surface brightness in elliptical annuli, of data, model and each component.
 
@@ -44,13 +46,15 @@ def profile(
         Where to show the model (see :func:`bayesprof.estimate.point_estimate`).
     component : str, optional
         Name of the component; by default the first that isn't a sky.
+    image : str, optional
+        Name of the image, of a scene of several; the first where left out.
     path : str or path, optional
         File to write the figure to.
 
     Raises
     ------
     ValueError
-        For a component that the scene doesn't have, or whose surroundings are masked.
+        For a component or an image that the scene doesn't have, or a component whose surroundings are masked.
 
     Examples
     --------
@@ -61,35 +65,36 @@ def profile(
     >>> figure = plots.profile(scene, None)
     """
     values = point_estimate(scene, params)
-    lights = lights_at(scene, values)
+    seen = scene.image_named(image, "profile")
+    lights = lights_at(scene, values, seen.name)
     name = _chosen(component, lights)
-    images = {each: scene.predict(values, components=each).cpu().numpy() for each in lights}
+    images = {each: scene.predict(values, components=each, image=seen.name).cpu().numpy() for each in lights}
     sources = {each: image for each, image in images.items() if each == name or not is_sky(lights[each])}
-    sky = sum((image for each, image in images.items() if each not in sources), np.zeros(scene.image.shape))
+    sky = sum((image for each, image in images.items() if each not in sources), np.zeros(seen.shape))
 
     x, y, q, theta = centre_and_shape(lights[name], images[name])
-    rings = annuli(scene.image.valid.cpu().numpy(), x, y, q, theta)
+    rings = annuli(seen.valid.cpu().numpy(), x, y, q, theta)
     if len(rings.radius) < 2:
         raise ValueError(f"profile: expected unmasked pixels around {name!r}, got too few; choose another component=")
-    data = scene.image.data.cpu().numpy() - sky
-    mean, total = rings.mean(data), rings.mean(scene.predict(values).cpu().numpy() - sky)
-    sigma = scene.image.sigma
+    data = seen.data.cpu().numpy() - sky
+    mean, total = rings.mean(data), rings.mean(scene.predict(values, image=seen.name).cpu().numpy() - sky)
+    sigma = seen.sigma
     error = rings.scatter(data) if sigma is None else rings.error(sigma.cpu().numpy())
     curves = {each: rings.mean(image) for each, image in sources.items()}
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        brightness, unit = _brightness(scene.image)
-        _draw_data(top, rings.radius, mean, error, brightness, "data - sky" if len(sources) < len(images) else "data")
+        brightness, unit = brightness_of(seen)
+        draw_points(top, rings.radius, mean, error, brightness, "data - sky" if len(sources) < len(images) else "data")
         if len(curves) > 1:
             top.plot(rings.radius, brightness(total), color="k", lw=1.5, label="model")
-        for (each, curve), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
+        for (each, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
             top.plot(
                 rings.radius, brightness(curve), color=colour, lw=1.5, ls="-" if each == name else "--", label=each
             )
         _draw_deviations(bottom, rings.radius, (mean - total) / error)
-        _finish(top, bottom, scene.image, f"surface brightness\n[{unit}]")
+        _finish(top, bottom, seen, f"surface brightness\n[{unit}]")
         floor = np.nanmin(np.where(mean > error, mean - error, error))
         top.set_ylim(*brightness(np.array([0.7 * floor, 1.5 * max(mean.max(), total.max(), floor)])))
         shape = f", q = {q:.3f}, theta = {theta % math.pi:.3f} rad" if q < 1 else ", circles"
@@ -106,34 +111,6 @@ def _chosen(component: str | None, lights: Mapping[str, Light]) -> str:
     return component
 
 
-def _brightness(image: Image) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """Conversion of image units per pixel to surface brightness, NaN where there is no light, and its unit."""
-    if image.zeropoint is None or image.pixel_scale is None:
-        return lambda light: np.where(light > 0, light, math.nan), f"{image.unit or 'image unit'} / pixel"
-    zeropoint, area = image.zeropoint, image.pixel_scale**2
-    return lambda light: zeropoint - 2.5 * np.log10(np.where(light > 0, light, math.nan) / area), "mag / arcsec$^2$"
-
-
-def _draw_data(
-    axis: Axes,
-    radius: np.ndarray,
-    mean: np.ndarray,
-    error: np.ndarray,
-    brightness: Callable[[np.ndarray], np.ndarray],
-    label: str,
-) -> None:
-    """Points with error bars, and limits where the light isn't above its error."""
-    seen = mean > error
-    point = brightness(mean[seen])
-    bars = np.abs(np.stack([brightness((mean - error)[seen]), brightness((mean + error)[seen])]) - point)
-    bars = bars if brightness(np.array(2.0)) > brightness(np.array(1.0)) else bars[::-1]
-    axis.errorbar(radius[seen], point, bars, fmt="o", color="k", ms=3.5, lw=0.8, label=label)
-    unseen = ~seen & (mean + 2 * error > 0)
-    if unseen.any():
-        limit = brightness((mean + 2 * error)[unseen])
-        axis.plot(radius[unseen], limit, "v", color="k", mfc="none", ms=4, label="mean + 2 errors")
-
-
 def _draw_deviations(axis: Axes, radius: np.ndarray, deviation: np.ndarray) -> None:
     """Data minus model in units of its error, up to 8 of them."""
     axis.errorbar(radius, deviation, 1.0, fmt="o", color="k", ms=3, lw=0.8)
@@ -147,7 +124,7 @@ def _finish(top: Axes, bottom: Axes, image: Image, label: str) -> None:
     """Scales, labels and legend."""
     for axis in (top, bottom):
         axis.set_xscale("log")
-        _set_round_ticks(axis.xaxis)
+        set_round_ticks(axis.xaxis)
         axis.tick_params(which="both", right=True)
     bottom.tick_params(which="both", top=True)
     if image.zeropoint is None or image.pixel_scale is None:
@@ -158,15 +135,8 @@ def _finish(top: Axes, bottom: Axes, image: Image, label: str) -> None:
         scale = image.pixel_scale
         there_and_back = (lambda r: np.multiply(r, scale), lambda r: np.divide(r, scale))
         arcsec = top.secondary_xaxis("top", functions=there_and_back)
-        _set_round_ticks(arcsec.xaxis)
+        set_round_ticks(arcsec.xaxis)
         arcsec.set_xlabel("radius along the major axis [arcsec]")
     handles, labels = top.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: not isinstance(handles[i], ErrorbarContainer))  # data first
     top.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
-
-
-def _set_round_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, written out."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())

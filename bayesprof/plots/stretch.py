@@ -23,3 +23,21 @@ def asinh_stretch(centre: float, width: float, low: float, high: float) -> tuple
     steps = 10.0 ** np.floor(np.log10(np.minimum(np.diff(marks)[:-1], np.diff(marks)[1:])))
     ticks = [float(np.round(mark / step) * step) for mark, step in zip(marks[1:-1], steps, strict=True)]
     return FuncNorm((forward, inverse), low, high), ticks
+
+
+def image_stretch(
+    data: np.ma.MaskedArray, sigma: np.ndarray | None, model: np.ndarray | None = None
+) -> tuple[FuncNorm, list[float]]:
+    """The norm of an image, about the median of its unmasked pixels and linear within three times their noise, that it
+    shares with its `model`; and round numbers for its colour bar.
+    """
+    pixels = data.compressed()
+    centre = float(np.median(pixels))
+    spread = 1.4826 * np.abs(pixels - centre) if sigma is None else sigma[~np.ma.getmaskarray(data)]
+    width = 3 * float(np.median(spread)) or 1.0  # 1.4826: scaled to the standard deviation of a Gaussian
+    # a galaxy that fills the frame is fainter than the median in half of it
+    faint = float(np.percentile(pixels if model is None else model, 1)) - width / 3
+    low = max(float(pixels.min()), min(centre - width, faint))
+    brightest = float(np.percentile(pixels, 99.95))
+    high = max(brightest, centre + width, brightest if model is None else float(model.max()))
+    return asinh_stretch(centre, width, low, high)
