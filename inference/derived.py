@@ -192,6 +192,7 @@ DERIVED = {
     "log_prior": _part("log_prior"),
     "deterministic": _part("deterministic"),
     "pointwise": _part("pointwise"),
+    "predicted": _part("predicted"),
     "value_and_grad": _value_and_grad,
     "expansion": _expansion,
     "hessian": _hessian,

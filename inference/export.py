@@ -63,8 +63,8 @@ def to_inference_data(
 
     keep = _thinned(draws, PREDICTIVE_DRAWS)
     prior, prior_predictive = _apart(posterior, posterior.prior_predictive, (1, -1))
-    simulated = posterior.simulate(keep.reshape(-1, posterior.size), seed=seed)
-    _, posterior_predictive = _apart(posterior, simulated, keep.shape[:2])
+    predicted = posterior.predict(keep.reshape(-1, posterior.size), seed=seed)
+    posterior_predictive = _observed(posterior, predicted, keep.shape[:2])
     log_likelihood, unmasked = _pointwise(posterior, draws, nodes)
     for name, index in unmasked.items():
         coords[f"{name}_unmasked"] = index
@@ -137,7 +137,16 @@ def _apart(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Latent and deterministic sites, and observed ones, with `shape` in place of the first axis."""
     arrays = {name: _numpy(value).reshape(shape + tuple(value.shape[1:])) for name, value in simulated.items()}
-    return arrays, {name: arrays.pop(name).astype(np.float32) for name in posterior.observed}
+    predictive = _observed(posterior, simulated, shape)
+    return {name: array for name, array in arrays.items() if name not in predictive}, predictive
+
+
+def _observed(posterior: Posterior, simulated: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Observed sites, with `shape` in place of the first axis."""
+    return {
+        name: _numpy(simulated[name]).reshape(shape + tuple(simulated[name].shape[1:])).astype(np.float32)
+        for name in posterior.observed
+    }
 
 
 def _pointwise(

@@ -105,6 +105,26 @@ def same_family(here: Any, there: Any) -> bool:
     return all(bool((getattr(first, name) == getattr(second, name)).all()) for name in held)
 
 
+def parameters_of(node: Any) -> list[Tensor] | None:
+    """What an observed site's values are drawn from, each of their shape, in the order in which a distribution of its
+    :func:`family_of` takes them; None where that isn't one of few.
+    """
+    family = family_of(node)
+    if family is None:
+        return None
+    base, _ = unwrapped(node["fn"])
+    return [getattr(base, name).expand(node["value"].shape) for name in _DRAWN_FROM[family]]
+
+
+def family_of(node: Any) -> Any:
+    """The kind of distribution of an observed site, where its parameters say all there is; None for others."""
+    kind = type(unwrapped(node["fn"])[0])
+    return kind if kind in _DRAWN_FROM else None
+
+
+_DRAWN_FROM = {dist.Normal: ("loc", "scale"), dist.Poisson: ("rate",), dist.StudentT: ("df", "loc", "scale")}
+
+
 def pointwise_log_prob(node: Any) -> Tensor:
     """Log probability of every element of an observed site, without its scale; 0 where it is masked. Where elements
     aren't independent it is that given all others, which a distribution gives with a method ``leave_one_out(value)``.

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from bayesprof.inference.loop_expressions import NAMES, PRELUDE, expression, literal
-from bayesprof.inference.loops import LAST, Buffer, External, Item, Plan, Shape, View, strides_along
+from bayesprof.inference.loop_parts import LAST, Buffer, External, Item, Shape, View, strides_along
+from bayesprof.inference.loops import Plan
 
 _ALIGNED = 64  # bytes
 # what GCC 12 finds out about one function and uses in another it has been seen to get wrong: calls vanished

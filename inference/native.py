@@ -24,7 +24,8 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
 from bayesprof.inference.loop_code import Code
-from bayesprof.inference.loops import Buffer, External, Plan, UnsupportedError, View
+from bayesprof.inference.loop_parts import Buffer, External, UnsupportedError, View
+from bayesprof.inference.loops import Plan
 
 _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno",

@@ -26,7 +26,9 @@ from bayesprof.inference.functions import Functions
 from bayesprof.inference.information import (
     chi_square,
     degrees_of_freedom,
+    family_of,
     fisher_terms,
+    parameters_of,
     pointwise_log_prob,
     same_family,
 )
@@ -106,6 +108,7 @@ class Posterior:
         self.device = nodes[self.sites[0].name]["value"].device
         here, there = (self.observed_nodes(self.prior_draw(seed + i)) for i in (0, 1))
         self.observed_count = sum(degrees_of_freedom(node) for node in here.values())
+        self._families = {name: family_of(node) for name, node in here.items()}
         self._with_chi_square = [name for name in here if chi_square(here[name]) is not None]
         self._known = [name for name in here if fisher_terms(here[name]) and same_family(here[name], there[name])]
 
@@ -269,6 +272,7 @@ class Posterior:
                 "deterministic": {name: trace.nodes[name]["value"] for name in self.deterministic},
                 "sites": {name: trace.nodes[name]["value"] for name in (*self._latent, *self.deterministic)},
                 "chi_square": {name: chi_square(trace.nodes[name]) for name in self._with_chi_square},
+                "predicted": {name: parameters_of(trace.nodes[name]) for name in self.observed if self._families[name]},
                 "pointwise": {name: pointwise_log_prob(trace.nodes[name]) for name in self.observed},
             }
 
@@ -344,6 +348,23 @@ class Posterior:
             for i, other in zip(range(0, len(points), self.most_together), seeds_from(seed, len(points)), strict=False)
         ]
         return tree_map(lambda *values: torch.cat(values), *parts)
+
+    def predict(self, z: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+        """Draws of every observed site, along a first axis: one at each point of `z` (count, D).
+
+        Without another run of the model where the distributions of all observed sites are Normal, Poisson or
+        Student-t.
+        """
+        if not all(self._families.values()):
+            simulated = self.simulate(z, seed=seed)
+            return {name: simulated[name] for name in self.observed}
+        parts = [self._evaluated("predicted", some) for some in z.split(self.most_together)]
+        drawn: dict[str, list[Tensor]] = {name: [] for name in self.observed}
+        with torch.no_grad(), seeded(seed), unchecked():
+            for part in parts:
+                for name, parameters in part.items():
+                    drawn[name].append(self._families[name](*parameters).sample())
+        return {name: torch.cat(values) for name, values in drawn.items()}
 
     def _simulated(
         self, points: Tensor, constrain: Callable[[Tensor], dict[str, Tensor]] | None, seed: int

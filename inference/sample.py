@@ -109,6 +109,7 @@ def sample(
             proposed = student_t(whitened, proposals, seed)
             if compile is True:
                 posterior.prepare("pointwise", batch=TOGETHER, calls=1, compile=True)
+                posterior.prepare("predicted", batch=posterior.most_together, calls=1, compile=True)
             weighted = importance(posterior, *proposed, progress=progress, compile=compile)
             widths = spread(posterior, weighted)
             found = (

@@ -1007,3 +1007,32 @@ def test_float32_images_are_fitted_like_float64_ones(simulated):
     single = inference.Posterior(bp.Scene(image.to(torch.float32), galaxy=models.sersic(), sky=models.flat_sky()))
     post = inference.sample(single, init=fits[1], draws=800, progress=False)
     assert post.attrs["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("family", ["normal", "poisson", "student_t", "pairs"])
+def test_predicted_values_scatter_as_the_model_says(family):
+    x = torch.linspace(0.0, 1.0, 40, dtype=torch.float64)
+
+    def model():
+        level = pyro.sample("level", dist.LogNormal(torch.tensor(3.0, dtype=torch.float64), 0.1))
+        rate = level * (1 + x)
+        scale = torch.full_like(rate, 2.0)
+        values = {
+            "normal": lambda: dist.Normal(rate, scale),
+            "poisson": lambda: dist.Poisson(rate),
+            "student_t": lambda: dist.StudentT(6.0, rate, scale),
+            "pairs": lambda: dist.MultivariateNormal(torch.stack([rate, rate], -1), 4 * torch.eye(2).double()),
+        }[family]()
+        observed = torch.ones(values.batch_shape + values.event_shape, dtype=torch.float64)
+        pyro.sample("data", values.to_event(1), obs=observed)
+
+    posterior = inference.Posterior(model)
+    z = torch.log(torch.tensor([[20.0], [30.0]], dtype=torch.float64)).expand(2, 1).repeat(500, 1)
+    drawn = posterior.predict(z, seed=4)["data"]
+    assert torch.equal(drawn, posterior.predict(z, seed=4)["data"])
+    assert not torch.equal(drawn, posterior.predict(z, seed=5)["data"])
+    expected = torch.tensor([20.0, 30.0], dtype=torch.float64)[:, None] * (1 + x)
+    variance = {"poisson": expected, "student_t": torch.full_like(expected, 4 * 6 / 4)}.get(family, 4.0 + 0 * expected)
+    drawn = drawn.reshape(500, 2, 40, -1)[..., 0]
+    assert torch.allclose(drawn.mean(0), expected, atol=6 * float(variance.max().sqrt()) / 500**0.5)
+    assert float((drawn.var(0) / variance).mean()) == pytest.approx(1.0, abs=0.05)
