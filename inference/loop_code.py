@@ -30,7 +30,8 @@ class Code:
         loops: dict[tuple[int, int, Shape, int], list[Item]] = {}
         for item in _needed(plan):
             loops.setdefault(item.key, []).append(item)
-        functions, calls = [], {}
+        functions: list[str] = []
+        calls: dict[int, list[str]] = {}
         for number, key in enumerate(sorted(loops, key=lambda key: (key[0], key[1]))):
             functions.append("\n".join(_Loop(self, loops[key]).lines(f"loop_{number}")))
             calls.setdefault(key[0], []).append(f"    loop_{number}(p, a);")
@@ -55,7 +56,7 @@ class _Loop:
     def __init__(self, code: Code, items: list[Item]) -> None:
         self.code, self.items = code, items
         self.loop = items[0].loop
-        self.pointers: dict[int, tuple[str, str]] = {}  # by id of the array: its name and where it starts
+        self.pointers: dict[int, tuple[str, str, str]] = {}  # by id of the array: its name and where it starts
         self.loaded: dict[tuple[str, str], str] = {}
         self.values: dict[int, Any] = {}
         self.start: list[str] = []
@@ -92,6 +93,7 @@ class _Loop:
     def _write(self, item: Item) -> None:
         code = self.code
         dtype, name = item.dtype, f"v{len(self.values)}"
+        names: tuple[str, ...]
         if item.target == "look up":
             index, table = item.operands
             at = self._operand(index, item)
@@ -120,18 +122,18 @@ class _Loop:
                 self._put(stored, self._contiguous(), names, "=")
         elif item.kind == "store":
             assert item.out is not None
-            self._put(item.out.source.buffer, self._address(item.out, item), names, "=")  # type: ignore[union-attr]
+            self._put(item.out.source.buffer, self._address(item.out, item), names, "=")
         elif item.kind == "sum":
             self._add_up(item, names)
         else:
             assert item.out is not None
             at = f"{self._address(item.out, item)} + {self._operand(item.operands[1], item)} * {item.kwargs['stride']}"
-            self._put(item.out.source.buffer, at, names, "+=")  # type: ignore[union-attr]
+            self._put(item.out.source.buffer, at, names, "+=")
 
     def _add_up(self, item: Item, names: tuple[str, ...]) -> None:
         out = item.out
         assert out is not None
-        buffer = out.source.buffer  # type: ignore[union-attr]
+        buffer = out.source.buffer
         self.start.append(f"    std::memset({self._pointer(buffer)}, 0, {buffer.bytes});")
         strides = strides_along(out.tensor.stride(), item.shape, self.loop)
         if not self.loop or strides[-1]:

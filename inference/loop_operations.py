@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ATEN = torch.ops.aten
 
 
-def _summed(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _summed(plan: Plan, node: Any, value: Tensor) -> View | None:
     view = plan.values[node.args[0]]
     ndim = view.tensor.ndim
     axes = node.args[1] if len(node.args) > 1 and node.args[1] else list(range(ndim))
@@ -41,7 +41,7 @@ def _total(plan: Plan, view: View, axes: tuple[int, ...], value: Tensor, kwargs:
     return View(made, whole)
 
 
-def _dotted(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _dotted(plan: Plan, node: Any, value: Tensor) -> View | None:
     first, second = (plan.values[arg] for arg in node.args)
     if value.dtype.is_complex or first.tensor.dtype != second.tensor.dtype:
         return None
@@ -49,7 +49,7 @@ def _dotted(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
     return _total(plan, product, (0,), value)
 
 
-def _joined(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _joined(plan: Plan, node: Any, value: Tensor) -> View | None:
     parts = [plan.values[part] for part in node.args[0]]
     axis = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % max(value.ndim, 1)
     if any(not isinstance(part, View) or part.tensor.dtype != value.dtype for part in parts):
@@ -66,7 +66,7 @@ def _joined(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
     return View(made, whole)
 
 
-def _put(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _put(plan: Plan, node: Any, value: Tensor) -> View | None:
     """Backward of slices and selections, and their replacement inside another array: one part is given, what is
     around it is 0 or the other array.
     """
@@ -100,7 +100,7 @@ def _put(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
     return View(made, whole)
 
 
-def _looked_up(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _looked_up(plan: Plan, node: Any, value: Tensor) -> View | None:
     if node.target == _ATEN.gather.default:
         table, axis, index = plan.values[node.args[0]], node.args[1], plan.values[node.args[2]]
         axis %= max(table.tensor.ndim, 1)
@@ -131,7 +131,7 @@ def _looked_up(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
     return View(item, layout(value.shape, value.dtype))
 
 
-def _scattered(plan: Plan, node: fx.Node, value: Tensor) -> View | None:
+def _scattered(plan: Plan, node: Any, value: Tensor) -> View | None:
     start, axis, index, part = (plan.values[arg] if isinstance(arg, fx.Node) else arg for arg in node.args[:4])
     if node.kwargs or value.dtype.is_complex or part.tensor.dtype != value.dtype or value.ndim == 0:
         return None
@@ -160,7 +160,7 @@ def _along(index: View, axis: int, shape: Sequence[int]) -> View:
     return index.changed(_ATEN.view.default, [-1 if i == axis else 1 for i in range(len(shape))]).expanded(shape)
 
 
-SPECIAL: dict[Any, Callable[[Any, fx.Node, Tensor], View | None]] = {
+SPECIAL: dict[Any, Callable[[Any, Any, Tensor], View | None]] = {
     _ATEN.sum.default: _summed,
     _ATEN.sum.dim_IntList: _summed,
     _ATEN.dot.default: _dotted,

@@ -90,7 +90,7 @@ class View(NamedTuple):
     of shape that led there.
     """
 
-    source: Item | Made | External | Buffer
+    source: Any  # an Item, Made, External or Buffer
     tensor: Tensor
     changes: tuple[tuple[Any, Any, Any], ...] = ()
 

@@ -58,7 +58,7 @@ class Plan:
     """The loops and the library's operations of a graph, in the order in which they run."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
-        self._delays: dict[fx.Node, int] = {}
+        self._delays: dict[Any, int] = {}
         self._write(graph)
         # once more, each node as late as those who need it allow: then it shares their loops
         self._delays = self._latest(graph)
@@ -72,7 +72,7 @@ class Plan:
         self._stored: dict[int, Buffer] = {}  # by id of the item that is kept in memory
         self._repeated: dict[Any, Item] = {}
         self._worth: dict[int, bool] = {}
-        self.values: dict[fx.Node, Any] = {}
+        self.values: dict[Any, Any] = {}
         for node in graph.graph.nodes:
             self._delay = self._delays.get(node, 0)
             if node.op == "placeholder":
@@ -89,9 +89,9 @@ class Plan:
             else:
                 raise UnsupportedError(f"{node.op} {node.target}")
 
-    def _latest(self, graph: fx.GraphModule) -> dict[fx.Node, int]:
+    def _latest(self, graph: fx.GraphModule) -> dict[Any, int]:
         """Last stage in which each node can be made without its users having to wait."""
-        latest: dict[fx.Node, int] = {}
+        latest: dict[Any, int] = {}
         for node in reversed(graph.graph.nodes):
             if node.op != "call_function":
                 continue
@@ -111,7 +111,7 @@ class Plan:
 
     # -- what a node becomes
 
-    def _planned(self, node: fx.Node) -> Any:
+    def _planned(self, node: Any) -> Any:
         target, args, kwargs = node.target, node.args, dict(node.kwargs)
         if target is operator.getitem:
             whole = self.values[args[0]]
@@ -131,7 +131,7 @@ class Plan:
                 return planned
         return self._external(node)
 
-    def _viewed(self, node: fx.Node) -> Any:
+    def _viewed(self, node: Any) -> Any:
         of, *args = node.args
         if node.target == _ATEN.select.int and of.target == _ATEN.view_as_real.default:
             axis, place = args
@@ -214,7 +214,6 @@ class Plan:
             return source
         if not (again and self._worth_repeating(view)):
             return self._kept(view, item.stage, item.level)
-        assert isinstance(source, Item)
         view = view.expanded(item.shape)
         layouts = (tuple(view.tensor.shape), view.tensor.stride(), view.tensor.storage_offset())
         known = (item.key, id(source), layouts)
@@ -275,7 +274,7 @@ class Plan:
         source = view.source
         if not isinstance(source, Item | Made) or source.stage < stage:
             return 0
-        if again and self._worth_repeating(view):
+        if again and isinstance(source, Item) and self._worth_repeating(view):
             return max([0, *(self._after(operand, stage) for operand in source.given if isinstance(operand, View))])
         return source.level + 1
 
@@ -338,7 +337,7 @@ class Plan:
         """A new array in the shape and type of `value`, and its layout."""
         return Made(self._new(value.numel(), value.dtype), 0, 0), layout(value.shape, value.dtype)
 
-    def _external(self, node: fx.Node) -> Any:
+    def _external(self, node: Any) -> Any:
         views: list[View] = []
 
         def kept(argument: Any) -> Any:
@@ -351,7 +350,8 @@ class Plan:
 
         if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:
             raise UnsupportedError(f"{node.target} writes into its argument")
-        args, kwargs = fx.node.map_arg(node.args, kept), fx.node.map_arg(dict(node.kwargs), kept)
+        args: Any = fx.node.map_arg(node.args, kept)
+        kwargs: Any = fx.node.map_arg(dict(node.kwargs), kept)
         value = node.meta.get("val")
         # several results, which getitem takes apart, have no layout
         made = layout(value.shape, value.dtype) if isinstance(value, Tensor) else layout((), torch.float64)
