@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -100,13 +101,13 @@ class Captured:
         """What the graph does, as text: equal for functions that differ in the values of their constants only."""
         return "\n".join([self.graph.code, *(f"{tuple(c.shape)} {c.dtype} {c.device}" for c in self.constants)])
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """Rough time of one call, from the size of the graph alone, so that decisions on it don't vary between runs."""
         # measured on one core: 2 microseconds an operation, 0.4 nanoseconds an element
         return 2e-6 * len(self.graph.graph.nodes) + 4e-10 * sum(self._elements)
 
-    @property
+    @cached_property
     def largest(self) -> int:
         """Number of elements of the largest array."""
         return max(self._elements, default=0)

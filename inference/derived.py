@@ -161,11 +161,12 @@ def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], T
     return second
 
 
-def _summary(of: Parts) -> Callable[..., Summary]:
+def _summary(of: Parts) -> Callable[..., Any]:
+    """What a :class:`Summary` is made of: a graph returns no class of ours."""
     size = of.size
     derived = with_derivatives(of.forward.several("chi_square", values="sites", slopes="sites"), "slopes")
 
-    def summary(z: Tensor, *constants: Tensor) -> Summary:
+    def summary(z: Tensor, *constants: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         at = derived.graph(z, *constants)
         slopes = {}
         for name, value in at["values"].items():
@@ -173,7 +174,7 @@ def _summary(of: Parts) -> Callable[..., Summary]:
             for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
                 dense = dense + placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
             slopes[name] = dense.reshape(size, *value.shape)
-        return Summary(at["values"], slopes, at["chi_square"])
+        return at["values"], slopes, at["chi_square"]
 
     return summary
 

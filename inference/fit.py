@@ -307,9 +307,11 @@ def positive_curvature(information: Tensor, prior: Tensor) -> Tensor:
     """
     total = information + prior
     total = torch.nan_to_num(0.5 * (total + total.T))
+    if bool(torch.linalg.cholesky_ex(total).info == 0):
+        return total
     root = total.diagonal().abs().clamp(min=1e-30).sqrt()
     values, vectors = torch.linalg.eigh(total / torch.outer(root, root))
-    if bool(values.min() > 0):
+    if bool(values.min() > 0):  # but for rounding, which its units can decide
         return total
     return ((vectors * values.abs()) @ vectors.T) * torch.outer(root, root)
 

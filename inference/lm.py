@@ -126,6 +126,7 @@ def _compile(posterior: Posterior) -> None:
     """Compile the functions that a fit evaluates."""
     posterior.prepare("expansion", batch=1, calls=1, compile=True)
     posterior.prepare("log_density", batch=1, calls=1, compile=True)
+    posterior.prepare("summary", batch=1, calls=1, compile=True)
     if posterior.size > FEW:
         posterior.prepare("hessian", batch=1, calls=1, compile=True)
     else:

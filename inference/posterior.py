@@ -203,7 +203,7 @@ class Posterior:
 
     def summary(self, z: Tensor) -> Summary:
         """Values of all sites, their derivatives, and chi2 of the observed ones, at `z` of shape ``(..., D)``."""
-        return self._evaluated("summary", z)
+        return Summary(*self._evaluated("summary", z))
 
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:
         """Log probability of every observed value, at `z` of shape ``(..., D)``, by observed site; shape of the

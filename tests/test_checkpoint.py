@@ -437,10 +437,11 @@ with checkpoint.Checkpoint(path, {"method": "walk"}) as saving:
 """
 
 
-def test_after_kills_at_random_moments_the_file_is_whole_and_nothing_saved_is_lost(path):
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_after_kills_at_random_moments_the_file_is_whole_and_nothing_saved_is_lost(path, kills):
     choice = random.Random(11)
     last = 0
-    for _ in range(20):
+    for _ in range(kills):
         with python(SAVING, path) as process:
             first = int(process.stdout.readline())
             assert first == last + 1  # goes on where the last one was killed
