@@ -30,6 +30,7 @@ from bayesprof.inference.threads import one_thread, side_by_side
 
 _CALLS_BEFORE_CAPTURE = 64  # a capture takes the time that about this many calls lose by being direct
 _COMPILE_NODE = 6e-3  # seconds that a compilation takes for each operation of a graph
+_COMPILE_BY_TORCH = 75.0  # seconds, on a GPU
 _WORTH_COMPILING = 2.0  # times that, of captured evaluations: it saves a half of them, or more
 # points evaluated in one batch: until more only cost memory, and leave cores without work
 _MOST_TOGETHER, _ELEMENTS_TOGETHER = 32, 2**18
@@ -79,7 +80,7 @@ class Functions:
     def together(self, name: str, count: int) -> int:
         """Number of points in each of the batches that `count` points are cut into."""
         largest = max(self.forward.largest, 1)
-        if any(constant.device.type != "cpu" for constant in self.forward.constants):
+        if not _on_cpu(*self.forward.constants):
             return max(1, min(count, _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU // largest))
         limit = max(1, min(count, _MOST_TOGETHER, _ELEMENTS_TOGETHER // largest))
         if count >= 8 * limit or (limit == count and count * largest < _WORTH_A_THREAD):
@@ -112,7 +113,7 @@ class Functions:
             return
         constants = self.forward.constants
         captured = shared.capture(key, example[:size], constants)
-        cost = _COMPILE_NODE * len(captured.graph.graph.nodes)
+        cost = _COMPILE_NODE * len(captured.graph.graph.nodes) if _on_cpu(example, *constants) else _COMPILE_BY_TORCH
         wanted = compile is True or (compile == "auto" and calls * captured.seconds > _WORTH_COMPILING * cost)
         if wanted:
             shared.compile(key, example[:size], captured)
@@ -164,8 +165,8 @@ class _Shared:
         if key in self.compiled:
             return
         try:
-            on_cpu = all(constant.device.type == "cpu" for constant in (example, *captured.constants))
-            self.compiled[key] = _as_loops(captured, example) if on_cpu else _by_torch(captured, example)
+            make = _as_loops if _on_cpu(example, *captured.constants) else _by_torch
+            self.compiled[key] = make(captured, example)
         except (CompilerError, TorchDynamoException, InductorError) as error:
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"compilation failed ({reason}); going on without it, more slowly", stacklevel=3)
@@ -187,6 +188,10 @@ class _Shared:
                 return run(z)
 
         return function
+
+
+def _on_cpu(*tensors: Tensor) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _as_loops(captured: Captured, example: Tensor) -> _Binding:
