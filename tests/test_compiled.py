@@ -363,3 +363,33 @@ def test_a_graph_that_writes_into_its_tensors_is_rewritten():
     with pytest.raises(CompilerError, match="mul_"):
         Compiled(captured.graph)
     assert float(Compiled(without_writes(captured, z)).bind(captured.constants)(z)) == pytest.approx(float(function(z)))
+
+
+@needs_compiler
+def test_compiled_fits_and_samples_are_the_others_to_rounding():
+    def posterior():
+        return inference.Posterior(bp.Scene(image_of(), sky=models.flat_sky(), galaxy=models.exponential()))
+
+    plain, compiled = posterior(), posterior()
+    fit, same = inference.lm(plain), inference.lm(compiled, compile=True)
+    assert {"expansion", "log_density", "summary", "value_and_grad"} <= {
+        name for name, _ in compiled._functions._shared.compiled
+    }
+    assert torch.allclose(same.z, fit.z, rtol=1e-9, atol=1e-9)
+    assert np.allclose(same.covariance, fit.covariance, rtol=1e-6, atol=1e-12)
+    options = {"draws": 400, "seed": 2, "progress": False}
+    draws, others = inference.sample(plain, **options), inference.sample(compiled, compile=True, **options)
+    assert draws.attrs["verdict"] == others.attrs["verdict"] == "ok"
+    assert np.allclose(draws.posterior["galaxy.flux"], others.posterior["galaxy.flux"], rtol=1e-6)
+
+
+@needs_compiler
+def test_what_a_faulty_compiler_makes_is_not_used(monkeypatch):
+    posterior = inference.Posterior(bp.Scene(image_of(), sky=models.flat_sky(), galaxy=models.gaussian()))
+    z = posterior.initial()[None]
+    expected = posterior.log_density(z)
+    bind = Compiled.bind
+    monkeypatch.setattr(Compiled, "bind", lambda self, constants: lambda z: bind(self, constants)(z) * 1.001)
+    with pytest.warns(UserWarning, match="a fault of the compiler's"):
+        posterior.prepare("log_density", batch=1, calls=1, compile=True)
+    assert torch.allclose(posterior.log_density(z), expected, rtol=1e-12)
