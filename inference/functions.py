@@ -33,7 +33,7 @@ _COMPILE_NODE = 6e-3  # seconds that a compilation takes for each operation of a
 _COMPILE_BY_TORCH = 75.0  # seconds, on a GPU
 _WORTH_COMPILING = 2.0  # times that, of captured evaluations: it saves a half of them, or more
 # points evaluated in one batch: until more only cost memory, and leave cores without work
-_MOST_TOGETHER, _ELEMENTS_TOGETHER = 32, 2**18
+_MOST_TOGETHER, _ELEMENTS_TOGETHER = 256, 2**18
 _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU = 4096, 2**28
 _WORTH_A_THREAD = 2**16  # elements of the largest array, from which on two threads' batches cost less than one
 _SHARED_MODELS = 16  # models whose derived functions are kept
@@ -79,7 +79,7 @@ class Functions:
 
     def together(self, name: str, count: int) -> int:
         """Number of points in each of the batches that `count` points are cut into."""
-        largest = max(self.forward.largest, 1)
+        largest = self._shared.largest(name)
         if not _on_cpu(*self.forward.constants):
             return max(1, min(count, _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU // largest))
         limit = max(1, min(count, _MOST_TOGETHER, _ELEMENTS_TOGETHER // largest))
@@ -127,6 +127,7 @@ class _Shared:
         self.forward, self.size, self.all_known = forward, size, all_known
         self.parts: dict[tuple[str, bool], fx.GraphModule] = {}
         self.functions: dict[str, Callable[..., Any]] = {}
+        self.sizes: dict[str, int] = {}
         self.calls: Counter[tuple[str, int]] = Counter()
         self.captured: dict[tuple[str, int], Captured] = {}
         self.interpreted: dict[tuple[str, int], Callable[..., Any]] = {}
@@ -138,6 +139,12 @@ class _Shared:
         if key not in self.parts:
             self.parts[key] = self.forward.only(name, differentiable=differentiable)
         return self.parts[key]
+
+    def largest(self, name: str) -> int:
+        """Number of elements of the largest array behind one of the functions."""
+        if name not in self.sizes:
+            self.sizes[name] = max(self.forward.largest_behind(name), 1)
+        return self.sizes[name]
 
     def function(self, name: str) -> Callable[..., Any]:
         """One of the functions, of a single point and the constants."""

@@ -13,6 +13,7 @@ from bayesprof.inference.loop_parts import LAST, Buffer, External, Item, Shape, 
 from bayesprof.inference.loops import Plan
 
 _ALIGNED = 64  # bytes
+_TILE = 16  # elements stored next to each other, by a loop whose innermost axis jumps
 # what GCC 12 finds out about one function and uses in another it has been seen to get wrong: calls vanished
 _APART = "__attribute__((noipa))"
 
@@ -72,18 +73,39 @@ class _Loop:
         for pointer, place, kind in self.pointers.values():
             yield f"    {kind}* __restrict const {pointer} = ({kind}*){place};"
         yield from self.start
-        inner = len(self.loop) - 1
-        for axis, size in enumerate(self.loop):
-            if axis == inner:
+        heads = [
+            f"    for (int64_t i{axis} = 0; i{axis} < {size}; ++i{axis}) {{" for axis, size in enumerate(self.loop)
+        ]
+        across = self._across()
+        if across is not None:
+            size = self.loop[across]
+            tile = f"    for (int64_t t = 0; t < {size}; t += {_TILE}) {{"
+            along = f"    for (int64_t i{across} = t; i{across} < (t + {_TILE} < {size} ? t + {_TILE} : {size}); ++i{across}) {{"
+            heads = [*heads[:across], *heads[across + 1 : -1], tile, heads[-1], along]
+        for place, head in enumerate(heads):
+            if place == len(heads) - 1:
                 yield from self.before
                 yield from self._hint()
-            yield f"    for (int64_t i{axis} = 0; i{axis} < {size}; ++i{axis}) {{"
+            yield head
         yield from self.body
-        if self.loop:
+        if heads:
             yield "    }"
             yield from self.after
-        yield "    }" * max(inner, 0)
+        yield "    }" * max(len(heads) - 1, 0)
         yield "}"
+
+    def _across(self) -> int | None:
+        """The axis along which neighbours are stored, where that isn't the innermost one: lines of memory are filled
+        one after the other if some turns along it are taken together.
+        """
+        if any(item.kind in ("sum", "scatter") for item in self.items):
+            return None
+        for item in self.items:
+            if item.kind == "store":
+                strides = strides_along(item.out.tensor.stride(), item.shape, self.loop)
+                if strides and abs(strides[-1]) >= _TILE and 1 in strides[:-1]:
+                    return strides.index(1)
+        return None
 
     def _hint(self) -> Iterator[str]:
         """What tells the compiler that the innermost loop's turns don't depend on each other."""

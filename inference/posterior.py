@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -32,7 +33,7 @@ from bayesprof.inference.information import (
     pointwise_log_prob,
     same_family,
 )
-from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from
+from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from, standard_normals
 from bayesprof.inference.sites import Observing, is_deterministic, latent_sites, own_data
 
 PREDICTIVE_DRAWS = 100
@@ -105,6 +106,8 @@ class Posterior:
         self.data = own_data(self.observed, traces)
         self.size = sum(site.unconstrained_shape.numel() for site in self.sites)
         self.dtype = torch.float64
+        kinds = {self.dtype, *(value.dtype for value in self.data.values() if value.is_floating_point())}
+        self.rounding = max(torch.finfo(kind).eps for kind in kinds)
         self.device = nodes[self.sites[0].name]["value"].device
         here, there = (self.observed_nodes(self.prior_draw(seed + i)) for i in (0, 1))
         self.observed_count = sum(degrees_of_freedom(node) for node in here.values())
@@ -360,10 +363,17 @@ class Posterior:
             return {name: simulated[name] for name in self.observed}
         parts = [self._evaluated("predicted", some) for some in z.split(self.most_together)]
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.observed}
+        generator = np.random.default_rng(seed)
         with torch.no_grad(), seeded(seed), unchecked():
             for part in parts:
                 for name, parameters in part.items():
-                    drawn[name].append(self._families[name](*parameters).sample())
+                    family = self._families[name]
+                    if family is dist.Normal:
+                        mean, width = parameters
+                        values = mean + width * standard_normals(mean, generator)
+                    else:
+                        values = family(*parameters).sample()
+                    drawn[name].append(values)
         return {name: torch.cat(values) for name, values in drawn.items()}
 
     def _simulated(

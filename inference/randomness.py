@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import lowrank_multivariate_normal, multivariate_normal, normal
@@ -32,6 +33,11 @@ def set_seed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+def standard_normals(like: Tensor, generator: np.random.Generator) -> Tensor:
+    """Standard normal numbers, as many as `like` has: numpy's, which takes half the time of torch in float64."""
+    return torch.from_numpy(generator.standard_normal(tuple(like.shape))).to(like)
 
 
 @contextmanager
