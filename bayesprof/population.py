@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from bayesprof.centring import PartlyCentred
 from bayesprof.group import check_name, flattened
 from bayesprof.image import Image
 from bayesprof.joint_prior import stacked
@@ -24,6 +25,7 @@ from bayesprof.likelihood import likelihood_for, observed_pixels
 from bayesprof.naming import Prefix
 from bayesprof.scene import Scene
 from bayesprof.stamps import Stamps
+from bayesprof.values import site_values
 
 PLATE = "galaxy"
 """Name of the plate, and of the dimension of a result, that galaxies lie along."""
@@ -149,6 +151,25 @@ class Population:
             f"{name}.{parameter}": torch.as_tensor(start, dtype=self.stamps.dtype, device=self.stamps.device)
             for name, component in self.components.items()
             for parameter, start in getattr(component, "starts", {}).items()
+        }
+
+    def starting_from(self, values: Any) -> dict[str, Tensor]:
+        """What to give a method of inference as ``init`` in order to start it from `values` of hyper-parameters and
+        parameters: a fit, a mapping from sites, or InferenceData, whose medians are taken, as
+        :func:`bayesprof.inference.reweight` returns it.
+
+        Raises ValueError where one of the parameters is missing.
+        """
+        given = site_values(values)
+        relation = self.relation
+        if isinstance(relation, PartlyCentred):
+            given |= relation.values_of(given, pyro.plate(PLATE, len(self), dim=-1))
+        missing = [name for name in (*self.hyper, *self.latent) if name not in given]
+        if missing:
+            raise ValueError(f"starting_from: expected a value of every parameter, got none of {missing}; add them")
+        return {
+            name: torch.as_tensor(given[name], dtype=torch.float64, device=self.stamps.device)
+            for name in (*self.hyper, *self.latent)
         }
 
     @property
