@@ -7,9 +7,9 @@ infinity. In between,
 
     theta = mu + sigma^(1 - c) (phi - c mu),    phi ~ Normal(c mu, sigma^c)
 
-(Papaspiliopoulos, Roberts & Skold 2007, Stat. Sci. 22, 59; Gorinova, Moore & Hoffman 2020, ICML, arXiv:1906.03028). With
-an error s of the galaxy alone, ``c = sigma^2 / (sigma^2 + s^2)`` gives, for Gaussian theta, the joint density the slope
-in log sigma that the marginal one has: its maximum is that of the marginal posterior.
+(Papaspiliopoulos, Roberts & Skold 2007, Stat. Sci. 22, 59; Gorinova, Moore & Hoffman 2020, ICML, arXiv:1906.03028).
+With an error s of the galaxy alone, ``c = sigma^2 / (sigma^2 + s^2)`` gives, for Gaussian theta, the joint density the
+slope in log sigma that the marginal one has: its maximum is that of the marginal posterior.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PartlyCentred:
     >>> relation = PartlyCentred(sizes, {"galaxy.r_eff": torch.tensor([0.9, 0.2])})
     >>> trace = poutine.trace(relation).get_trace(pyro.plate("galaxy", 2))
     >>> [name for name, node in trace.nodes.items() if node["type"] == "sample" and not node["is_observed"]]
-    ['scatter', 'galaxy', 'galaxy.r_eff_base_decentered']
+    ['scatter', 'galaxy.r_eff_base_decentered']
     """
 
     def __init__(self, relation: Callable[[Any], Any], centring: Mapping[str, Any]) -> None:

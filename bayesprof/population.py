@@ -85,7 +85,12 @@ class Population:
     """
 
     def __init__(
-        self, images: Sequence[Image], relation: Relation | None = None, *, likelihood: Any = "gaussian", **components: Any
+        self,
+        images: Sequence[Image],
+        relation: Relation | None = None,
+        *,
+        likelihood: Any = "gaussian",
+        **components: Any,
     ) -> None:
         self.stamps = Stamps(images)
         if relation is not None and not callable(relation):
@@ -130,8 +135,8 @@ class Population:
         return tuple(Scene(image, likelihood=self.likelihood, **self.given) for image in self.stamps.images)
 
     def predict(self, params: Any) -> Tensor:
-        """Noiseless images, shape (galaxies, ny, nx), at values of the parameters of components, by site; those of a fit
-        (``fit.params``), for example.
+        """Noiseless images, shape (galaxies, ny, nx), at values of the parameters of components, by site, as
+        ``fit.params`` has them.
 
         Raises ValueError for values that are missing.
         """
@@ -264,8 +269,8 @@ class Population:
             shape = tuple(nodes[name]["value"].shape)
             if shape[:1] != (len(self),):
                 raise ValueError(
-                    f"Population: expected {name!r} to be drawn with one value for each of the {len(self)} galaxies, got "
-                    f"shape {shape}; make what belongs to one galaxy its distribution's event: .to_event(1)"
+                    f"Population: expected {name!r} to be drawn with one value for each of the {len(self)} galaxies, "
+                    f"got shape {shape}; make what belongs to one galaxy its distribution's event: .to_event(1)"
                 )
         if self.relation is None:
             return
@@ -279,8 +284,8 @@ class Population:
             related = self._related(pyro.plate(PLATE, len(self), dim=-1))
         if not any(name in self._own for name in related):
             raise ValueError(
-                f"Population: expected a relation that draws parameters of components, some of {list(self._own)}, inside "
-                f"of its plate, got one that draws {list(related)}; use their names"
+                f"Population: expected a relation that draws parameters of components, some of {list(self._own)}, "
+                f"inside of its plate, got one that draws {list(related)}; use their names"
             )
 
 

@@ -40,5 +40,5 @@ from bayesprof.inference.verdict import Verdict, judge
 __all__ = [
     "MALA", "Calibration", "Constraint", "Evidence", "Fit", "Posterior", "Verdict", "calibrate", "compare", "ensemble",
     "evidence", "hmc", "iterate", "judge", "laplace", "linear_start", "lm", "mala", "nuts", "optimize",
-    "sample", "split_hmc", "svi",
+    "reweight", "sample", "split_hmc", "svi",
 ]  # fmt: skip

@@ -83,9 +83,7 @@ class Arrow:
         )
 
     def __add__(self, other: Arrow) -> Arrow:
-        return Arrow(
-            self.layout, self.blocks + other.blocks, self.border + other.border, self.corner + other.corner
-        )
+        return Arrow(self.layout, self.blocks + other.blocks, self.border + other.border, self.corner + other.corner)
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         own, shared = self.layout.split(vector)

@@ -55,7 +55,8 @@ def plate_of(nodes: Mapping[str, Any], latent: Sequence[str], scored: Sequence[s
     name, size = frames[0].name, frames[0].size
     inside = [site for site in latent if any(frame.name == name for frame in nodes[site]["cond_indep_stack"])]
     first_axis = all(
-        nodes[site]["value"].shape[:1] == (size,) and _outermost(nodes[site]).name == name for site in (*inside, *scored)
+        nodes[site]["value"].shape[:1] == (size,) and _outermost(nodes[site]).name == name
+        for site in (*inside, *scored)
     )
     return Plate(name, size, frozenset(inside)) if inside and first_axis and size > 1 else None
 

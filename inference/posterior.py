@@ -33,7 +33,7 @@ from bayesprof.inference.information import (
     pointwise_log_prob,
     same_family,
 )
-from bayesprof.inference.plated import Plate, Plated, plate_of
+from bayesprof.inference.plated import Plated, plate_of
 from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from
 from bayesprof.inference.sites import Observing, is_deterministic, latent_sites, own_data
 

@@ -1,14 +1,14 @@
 """A population from posteriors of single galaxies, by importance.
 
-Draws of a galaxy alone, under an interim prior pi, say of a population with hyper-parameters h (Hogg, Myers & Bovy 2010,
-ApJ 725, 2166, equations 8 to 10)
+Draws of a galaxy alone, under an interim prior pi, say of a population with hyper-parameters h (Hogg, Myers & Bovy
+2010, ApJ 725, 2166)
 
     p(data | h)  ~  product over galaxies of  mean over draws of  p(theta | h) / pi(theta)
 
 up to a constant: no pixel is looked at again. As a Pyro model that is a prior of h and a factor, and any sampler takes
 it. What it can't know are parameters that no draw has: where the population puts a galaxy outside of its draws, few of
-them carry all the weight. The mean is then off, which two numbers tell: k-hat of each galaxy's weights, and the error of
-the log likelihood, from which it follows how far the hyper-parameters' posterior may have moved (compare Talbot &
+them carry all the weight. The mean is then off, which two numbers tell: k-hat of each galaxy's weights, and the error
+of the log likelihood, from which it follows how far the hyper-parameters' posterior may have moved (compare Talbot &
 Golomb 2023, MNRAS 526, 3495).
 """
 
@@ -243,7 +243,13 @@ class _Galaxies:
         return lambda number: captured(flat[number])
 
     def _described(
-        self, result: az.InferenceData, groups: dict[str, np.ndarray], *, ess: np.ndarray, k_hat: np.ndarray, error: float
+        self,
+        result: az.InferenceData,
+        groups: dict[str, np.ndarray],
+        *,
+        ess: np.ndarray,
+        k_hat: np.ndarray,
+        error: float,
     ) -> az.InferenceData:
         for name, values in groups.items():
             inner = self.dims.get(name, [f"{name}_dim_{i}" for i in range(values.ndim - 3)])
@@ -285,9 +291,7 @@ def _sites_of(relation: Callable[[Any], Any], count: int) -> tuple[tuple[str, ..
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         nodes = poutine.trace(relation).get_trace(pyro.plate(PLATE, count, dim=-1)).nodes
     drawn = [
-        name
-        for name, node in nodes.items()
-        if node["type"] == "sample" and not node["is_observed"] and name != PLATE
+        name for name, node in nodes.items() if node["type"] == "sample" and not node["is_observed"] and name != PLATE
     ]
     own = tuple(name for name in drawn if in_plate(nodes[name]))
     hyper = tuple(name for name in drawn if name not in own)
