@@ -76,12 +76,13 @@ class PartlyCentred:
     def values_of(self, values: Any, galaxies: Any) -> dict[str, Tensor]:
         """Values of the sites that are drawn, from those of the `relation` as it is written."""
         found: set[str] = set()
-        given = {name: torch.as_tensor(value) for name, value in site_values(values).items()}
+        given = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in site_values(values).items()}
         config = poutine.reparam(config=lambda site: self._reparametrised(site, found))
         with torch.no_grad(), poutine.block(), poutine.trace() as tracer, config, poutine.condition(data=given):
             self.relation(galaxies)
         self._check(found)
-        return {name: node["value"] for name, node in tracer.trace.nodes.items() if node["type"] == "sample"}
+        nodes: dict[str, Any] = tracer.trace.nodes
+        return {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
 
     def _reparametrised(self, site: Any, found: set[str]) -> Any:
         name = site["name"]

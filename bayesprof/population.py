@@ -226,7 +226,8 @@ class Population:
             return {}
         with poutine.trace() as tracer:
             self.relation(galaxies)
-        return {name: node["value"] for name, node in tracer.trace.nodes.items() if in_plate(node)}
+        nodes: dict[str, Any] = tracer.trace.nodes
+        return {name: node["value"] for name, node in nodes.items() if in_plate(node)}
 
     def _rendered(self, given: Mapping[str, Tensor]) -> Tensor:
         lights = []
@@ -255,13 +256,17 @@ class Population:
         return together
 
     def _check(self) -> None:
-        """One run, so that a mistake is told here; which sites there are."""
+        """Runs that tell a mistake here; which sites there are."""
         with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
-            nodes = poutine.trace(self).get_trace().nodes
             with poutine.trace() as alone, pyro.plate(PLATE, len(self), dim=-1):
                 self._rendered({})
-        self._own = tuple(name for name, node in alone.trace.nodes.items() if _is_latent(node))
-        drawn = {name: node for name, node in nodes.items() if _is_latent(node)}
+            self._own = tuple(name for name, node in alone.trace.nodes.items() if _is_latent(node))
+            if self.relation is not None:
+                with poutine.trace() as tracer:
+                    self.relation(pyro.plate(PLATE, len(self), dim=-1))
+                self._check_relation(tracer.trace.nodes)
+            nodes: dict[str, Any] = poutine.trace(self).get_trace().nodes
+        drawn = [name for name, node in nodes.items() if _is_latent(node)]
         self._in_plate = tuple(name for name, node in nodes.items() if in_plate(node) and name != self.stamps.name)
         self.latent = tuple(name for name in drawn if name in self._in_plate)
         self.hyper = tuple(name for name in drawn if name not in self._in_plate)
@@ -272,20 +277,19 @@ class Population:
                     f"Population: expected {name!r} to be drawn with one value for each of the {len(self)} galaxies, "
                     f"got shape {shape}; make what belongs to one galaxy its distribution's event: .to_event(1)"
                 )
-        if self.relation is None:
-            return
-        missed = [name for name in self._own if name not in self._in_plate]
-        if missed:
+
+    def _check_relation(self, nodes: Mapping[str, Any]) -> None:
+        outside = [name for name in self._own if name in nodes and not in_plate(nodes[name])]
+        if outside:
             raise ValueError(
-                f"Population: expected the relation to draw {missed} inside of the plate that it is given, a value for "
-                "each galaxy, got one for all; write: with galaxies: pyro.sample(...)"
+                f"Population: expected the relation to draw {outside} inside of the plate that it is given, a value "
+                "for each galaxy, got one for all; write: with galaxies: pyro.sample(...)"
             )
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]), poutine.trace():
-            related = self._related(pyro.plate(PLATE, len(self), dim=-1))
-        if not any(name in self._own for name in related):
+        if not any(name in nodes for name in self._own):
+            drawn = [name for name, node in nodes.items() if node["type"] == "sample" and name != PLATE]
             raise ValueError(
                 f"Population: expected a relation that draws parameters of components, some of {list(self._own)}, "
-                f"inside of its plate, got one that draws {list(related)}; use their names"
+                f"inside of its plate, got one that draws {drawn}; use their names"
             )
 
 

@@ -189,9 +189,9 @@ class Plated:
 
 def _squared(rows: Tensor, weight: Tensor, layout: Layout) -> Arrow:
     """J^T diag(weight) J, from the derivatives (directions, members, ...) of an array."""
-    flat = rows.flatten(2)
+    flat = rows.reshape(*rows.shape[:2], -1)
     own, shared = flat.split([layout.own.shape[1], len(layout.shared)])
-    weighted = flat * weight.flatten(1)
+    weighted = flat * weight.reshape(len(weight), -1)
     own_weighted, shared_weighted = weighted.split([len(own), len(shared)])
     return Arrow(
         layout,
@@ -203,7 +203,7 @@ def _squared(rows: Tensor, weight: Tensor, layout: Layout) -> Arrow:
 
 def _pulled_back(rows: Tensor, score: Tensor, layout: Layout, *, like: Tensor) -> Tensor:
     """J^T score."""
-    by_member = (rows.flatten(2) * score.flatten(1)).sum(-1).to(like.dtype)
+    by_member = (rows.reshape(*rows.shape[:2], -1) * score.reshape(len(score), -1)).sum(-1).to(like.dtype)
     own, shared = by_member.split([layout.own.shape[1], len(layout.shared)])
     result = torch.zeros_like(like)
     result[layout.own] = own.T

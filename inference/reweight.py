@@ -178,7 +178,8 @@ class _Galaxies:
         hidden = poutine.block(hide_fn=lambda site: site["name"] == PLATE or in_plate(site))
         with hidden, poutine.trace() as tracer, poutine.condition(data=first):
             self.relation(self.plate)
-        hyper = {name: tracer.trace.nodes[name]["value"] for name in self.hyper}
+        nodes: dict[str, Any] = tracer.trace.nodes
+        hyper = {name: nodes[name]["value"] for name in self.hyper}
         mean = self.log_weights(hyper).logsumexp(0) - math.log(len(self.log_interim))
         pyro.factor(_FACTOR, mean.sum())
 
@@ -199,7 +200,7 @@ class _Galaxies:
             found: Tensor = torch.func.vmap(log_density)(own)
         return found - self.log_interim
 
-    def shared_out(self, result: az.InferenceData, seed: int) -> az.InferenceData:
+    def shared_out(self, result: Any, seed: int) -> az.InferenceData:
         """`result` with the parameters of the galaxies under each of its draws, and with what is to be said of them."""
         chains, each = result.posterior.sizes["chain"], result.posterior.sizes["draw"]
         hyper = {
@@ -393,8 +394,9 @@ def _given_others(model: Any, own: list[str], draws: Mapping[str, Tensor]) -> Te
 
     def log_density(values: Mapping[str, Tensor]) -> Tensor:
         with poutine.block():
-            trace = poutine.trace(poutine.condition(model, data=values)).get_trace()
-        return torch.stack([trace.nodes[name]["fn"].log_prob(values[name]).sum() for name in own]).sum()
+            trace = poutine.trace(poutine.condition(model, data=dict(values))).get_trace()
+        nodes: dict[str, Any] = trace.nodes
+        return torch.stack([nodes[name]["fn"].log_prob(values[name]).sum() for name in own]).sum()
 
     with torch.no_grad(), unchecked(), torch.random.fork_rng(devices=[]):
         found: Tensor = torch.func.vmap(log_density, randomness="same")(dict(draws))

@@ -179,18 +179,15 @@ def test_partly_centred_relations_are_the_same_population():
     assert "galaxy.r_eff_base_decentered" in model.latent
     values = {**small().initial_values(), "intercept": 0.8, "slope": 0.3, "scatter": 0.25}
     changed, plain = inference.Posterior(model), small_posterior()
-    # densities differ by the Jacobian, sigma^(c - 1) a galaxy, whatever the values
+    # densities differ by the Jacobian, sigma^(1 - c) a galaxy, whatever the values
     ratios = []
     for scatter in (0.25, 0.4):
         for slope in (0.3, -0.2):
             here = {**values, "scatter": scatter, "slope": slope}
             there = changed.unconstrain(model.starting_from(here))
             own = plain.unconstrain({site.name: here[site.name] for site in plain.sites})
-            jacobian = (1 - centring).sum() * math.log(scatter) + torch.as_tensor(here["galaxy.r_eff"]).log().sum()
-            # plain z holds log r_eff, whose Jacobian the LogNormal's transform has
             found = changed.log_density(there) - plain.log_density(own)
             ratios.append(float(found - (1 - centring).sum() * math.log(scatter)))
-            assert jacobian.isfinite()
             recorded = changed.describe(there)["galaxy.r_eff"]
             torch.testing.assert_close(recorded, torch.as_tensor(here["galaxy.r_eff"]))
     np.testing.assert_allclose(ratios, 0.0, atol=1e-8)
@@ -265,7 +262,7 @@ def test_reweighting_tells_where_it_cannot_be_trusted():
     assert found.attrs["log_likelihood_error"] > 0.3
     assert "more draws of each galaxy" in found.attrs["verdict"] or "times as many draws" in found.attrs["verdict"]
     assert "k-hat of the draws of" in found.attrs["verdict"]
-    assert int(found.sample_stats["galaxy_ess"].argmin()) == 7
+    assert int(found.sample_stats["galaxy_ess"].values.argmin()) == 7
 
 
 def test_interim_priors_are_read_off_the_models():
