@@ -106,10 +106,6 @@ class Arrow:
             shared[:, None] * self.corner * shared + ridge * torch.eye(len(shared)).to(self.corner),
         )
 
-    def finite(self) -> Arrow:
-        """With 0 in place of what isn't finite."""
-        return Arrow(self.layout, *(part.nan_to_num() for part in (self.blocks, self.border, self.corner)))
-
     def dense(self) -> Tensor:
         """All of the matrix, (D, D)."""
         own, shared = self.layout.own, self.layout.shared

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
-from bayesprof.inference.arrow import Arrow
+from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.capture import Captured, capture, unchecked
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.functions import Functions
@@ -314,6 +314,11 @@ class Posterior:
         if self.plate is None:
             return None
         return Plated(self._forward, self.plate.layout(self.sites), all_known=self._all_known)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Which entries of z belong to which member of the :attr:`plate`, where there is one."""
+        return None if self._plated is None else self._plated.layout
 
     def _arrowed(self, function: Callable[..., Any], z: Tensor) -> Any:
         """A function of :class:`Plated` at `z` of shape ``(..., D)``, its arrows as matrices."""

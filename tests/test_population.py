@@ -17,6 +17,7 @@ import torch
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.arrow import Arrow, Layout
+from bayesprof.inference.lm import climb
 from bayesprof.rendering import renderer_for
 
 
@@ -138,6 +139,9 @@ def test_curvatures_of_a_plate_are_those_of_the_same_model_without_one():
     here, there = with_plate.summary(z), without.summary(z)
     for site, slope in there.slopes.items():
         torch.testing.assert_close(here.slopes[site], slope, rtol=1e-9, atol=1e-9)
+    ends = [climb(target, z) for target in (with_plate, without)]
+    assert all(end.converged for end in ends)
+    torch.testing.assert_close(ends[0].z, ends[1].z, rtol=0, atol=1e-3)
 
 
 def test_arrows_are_solved_as_dense_matrices_are():
