@@ -12,6 +12,7 @@ from types import ModuleType
 
 from bayesprof.blank_sky import noise_correlation
 from bayesprof.bright_windows import bright_windows
+from bayesprof.centring import PartlyCentred
 from bayesprof.correlation import NoiseCorrelation
 from bayesprof.curves import polynomial, spline
 from bayesprof.detecting import detect
@@ -20,6 +21,7 @@ from bayesprof.group import Group
 from bayesprof.image import Image
 from bayesprof.only_in import only_in
 from bayesprof.photometric import photometry
+from bayesprof.population import Population
 from bayesprof.psf_field import PSFField
 from bayesprof.psfex import read_psfex
 from bayesprof.scene import Scene
@@ -32,6 +34,8 @@ __all__ = [
     "Image",
     "NoiseCorrelation",
     "PSFField",
+    "PartlyCentred",
+    "Population",
     "Scene",
     "Window",
     "__version__",

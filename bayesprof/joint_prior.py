@@ -19,11 +19,12 @@ def together(priors: Sequence[Any]) -> Any:
     if all(prior is first for prior in priors):
         joint = first.expand((len(priors), *first.batch_shape))
     else:
-        joint = _stacked(list(priors))
+        joint = stacked(list(priors))
     return joint.to_event(1)
 
 
-def _stacked(priors: list[Any]) -> Any:
+def stacked(priors: list[Any]) -> Any:
+    """Priors of one family as one with a batch of them; raises as :func:`together`."""
     first = priors[0]
     if any(type(prior) is not type(first) for prior in priors):
         raise TypeError(
@@ -31,10 +32,10 @@ def _stacked(priors: list[Any]) -> Any:
             "one family, or write the component as a function that draws each of them"
         )
     if isinstance(first, dist.Independent):
-        inner = _stacked([prior.base_dist for prior in priors])
+        inner = stacked([prior.base_dist for prior in priors])
         return inner.to_event(first.reinterpreted_batch_ndims)
     if type(first) in (dist.TransformedDistribution, torch.distributions.TransformedDistribution):
-        return dist.TransformedDistribution(_stacked([prior.base_dist for prior in priors]), first.transforms)
+        return dist.TransformedDistribution(stacked([prior.base_dist for prior in priors]), first.transforms)
     takes = inspect.signature(type(first).__init__).parameters.values()
     # an argument with a default may be one of several ways to say the same
     names = [one.name for one in takes if one.name != "self" and (one.default is one.empty or one.name in vars(first))]

@@ -300,8 +300,8 @@ def renderer_for(image: Image, psf: PSF | None = None, *, shape: tuple[int, int]
 def _convolution(image: Image, psf: Tensor, shape: tuple[int, int]) -> Convolution:
     step = image.psf_oversampling
     reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
-    period = _period(shape, reach_y, reach_x)
-    x_axis, y_axis, transfer = _optics(image, psf, period)
+    period = convolution_period(shape, reach_y, reach_x)
+    x_axis, y_axis, transfer = optics_of(image, psf, period)
     x_axis, x_aliased = followed_apart(x_axis, transfer[:1].abs())
     y_axis, y_aliased = followed_apart(y_axis, transfer[:, :1].abs())
     # where the PSF varies, those of the middle of the image; the copies are a few thousandths of the light
@@ -321,7 +321,7 @@ def _convolution(image: Image, psf: Tensor, shape: tuple[int, int]) -> Convoluti
 
 
 def _model_convolution(image: Image, psf: PSF, shape: tuple[int, int]) -> ModelConvolution:
-    period = _period(shape, psf.reach, psf.reach)
+    period = convolution_period(shape, psf.reach, psf.reach)
     x_axis, y_axis, transfer = _pixel_optics(image, psf, period)
     at_origin = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
     dtype, device = image.dtype, image.device
@@ -340,7 +340,7 @@ def _model_convolution(image: Image, psf: PSF, shape: tuple[int, int]) -> ModelC
     return ModelConvolution(through_pixel, d_x, d_y, wing_copies(shape, period, dtype=dtype, device=device))
 
 
-def _period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, int]:
+def convolution_period(shape: tuple[int, int], reach_y: int, reach_x: int) -> tuple[int, int]:
     """Size (rows, columns) of the periodic grid for an image of `shape` and a PSF that reaches so many pixels."""
     ny, nx = shape
     return (
@@ -355,7 +355,7 @@ def _surfaces(image: Image, psf: Tensor, shape: tuple[int, int]) -> SurfaceConvo
     stamps = psf[None] if field is None else torch.from_numpy(field.stamps_over(image.shape))
     reach_y, reach_x = (math.ceil(max(psf_reach(stamp.sum(1 - axis)) for stamp in stamps) / step) for axis in (0, 1))
     period = surface_period(shape, reach_y, reach_x)
-    seen = _optics(image, psf, period)
+    seen = optics_of(image, psf, period)
     if field is None:
         return surface_convolution(shape, period, step, seen, dtype=image.dtype)
     transforms = (optics(stamp, period, step, contains_pixel=image.psf_contains_pixel).transfer for stamp in stamps)
@@ -384,7 +384,7 @@ def _model_surfaces(image: Image, psf: PSF, shape: tuple[int, int]) -> SurfaceCo
     return surface_convolution(shape, period, psf.oversampling, through_pixel, dtype=image.dtype)
 
 
-def _optics(image: Image, psf: Tensor, period: tuple[int, int]) -> Optics:
+def optics_of(image: Image, psf: Tensor, period: tuple[int, int]) -> Optics:
     """The PSF on the wavenumbers of a transform of `period`, on the dtype and device of `image`; axes in float64."""
     found = optics(psf, period, image.psf_oversampling, contains_pixel=image.psf_contains_pixel)
     transfer = found.transfer.to(dtype=image.dtype.to_complex(), device=image.device)

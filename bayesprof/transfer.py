@@ -22,7 +22,8 @@ _SMOOTH = 0.3  # largest deviation from a straight line, in that logarithm
 
 
 class Axis(NamedTuple):
-    """Wavenumbers along one axis, radians per pixel, float64, shaped to broadcast over the plane of both.
+    """Wavenumbers along one axis, radians per pixel, float64, shaped to broadcast over the plane of both. The weights
+    may have a batch.
 
     A source at ``x`` has the phase ``sum of weights exp(-i both x)``: with the wavenumber itself, and with its alias
     where the two are told apart, stacked along a first axis.
@@ -179,7 +180,8 @@ class Places(NamedTuple):
 
 def followed_apart(axis: Axis, modulus: Tensor) -> tuple[Axis, Places]:
     """`axis` with the aliases that matter appended, as wavenumbers of their own, and the places of those whose aliases
-    they are; `modulus` is that of the PSF's transform along the axis.
+    they are; `modulus` is that of the PSF's transform along the axis. Both may have a batch, of PSFs: an alias that
+    matters to one of them is followed for all.
 
     An extended source has another transform at an alias than at the wavenumber itself. Taken as equal, it costs up to
     1e-4 of compact sources at a FWHM of 3.5 pixels, where no alias is followed, 3e-4 at 3 and 1.4e-3 at 2.5.
@@ -187,17 +189,18 @@ def followed_apart(axis: Axis, modulus: Tensor) -> tuple[Axis, Places]:
     if len(axis.both) == 1:
         return axis, Places()
     dim = -1 if axis.k.shape[-1] > 1 else -2
-    content = (axis.weights[1].abs() * modulus).flatten()
+    own, of_aliases = axis.weights.unbind(-3)
+    content = (of_aliases.abs() * modulus).reshape(-1, axis.k.numel()).amax(0)
     if float(content.max()) < _MATTERS:
         return axis, Places()
     matter = (content > _FOLLOWED).nonzero()
     start, stop = int(matter.min()), int(matter.max()) + 1
-    aliases, weights = (values[1].narrow(dim, start, stop - start) for values in (axis.both, axis.weights))
-    rest = axis.weights[1].clone()
+    aliases, weights = (values.narrow(dim, start, stop - start) for values in (axis.both[1], of_aliases))
+    rest = of_aliases.clone()
     rest.narrow(dim, start, stop - start).zero_()
-    k, nothing = torch.cat([axis.k, aliases], dim), torch.zeros_like(aliases)
-    both = torch.stack([k, torch.cat([axis.both[1], nothing], dim)])
-    shares = torch.stack([torch.cat([axis.weights[0], weights], dim), torch.cat([rest, nothing], dim)])
+    k = torch.cat([axis.k, aliases], dim)
+    both = torch.stack([k, torch.cat([axis.both[1], torch.zeros_like(aliases)], dim)])
+    shares = torch.stack([torch.cat([own, weights], dim), torch.cat([rest, torch.zeros_like(weights)], dim)], -3)
     return Axis(k, both, shares), Places(start, stop)
 
 

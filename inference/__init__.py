@@ -11,6 +11,8 @@ sky levels of a scene, to start from.
 gradient. :func:`nuts`, :func:`hmc`, :func:`mala` and :func:`ensemble` are the ones that everybody knows, :func:`svi`
 fits an approximation of your choice. They return ``arviz.InferenceData`` with a verdict in ``attrs["verdict"]``.
 
+:func:`reweight` infers a population from posteriors of single galaxies.
+
 :func:`evidence` compares models; :func:`calibrate` checks a model and a method on simulated data.
 """
 
@@ -29,6 +31,7 @@ from bayesprof.inference.mala import MALA, mala
 from bayesprof.inference.nuts import nuts
 from bayesprof.inference.optimize import optimize
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.reweight import reweight
 from bayesprof.inference.sample import sample
 from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.svi import svi
@@ -37,5 +40,5 @@ from bayesprof.inference.verdict import Verdict, judge
 __all__ = [
     "MALA", "Calibration", "Constraint", "Evidence", "Fit", "Posterior", "Verdict", "calibrate", "compare", "ensemble",
     "evidence", "hmc", "iterate", "judge", "laplace", "linear_start", "lm", "mala", "nuts", "optimize",
-    "sample", "split_hmc", "svi",
+    "reweight", "sample", "split_hmc", "svi",
 ]  # fmt: skip

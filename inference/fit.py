@@ -12,6 +12,7 @@ import torch
 from astropy.table import Table
 from torch import Tensor
 
+from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.constraints import Constrained
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.posterior import Posterior
@@ -304,12 +305,15 @@ def newton_decrement(gradient: Tensor, hessian: Tensor, free: Tensor | None = No
     return float(scaled @ torch.linalg.solve(hessian / torch.outer(root, root), scaled))
 
 
-def positive_curvature(information: Tensor, prior: Tensor) -> Tensor:
+def positive_curvature(information: Tensor, prior: Tensor, layout: Layout | None = None) -> Tensor:
     """Information plus prior; where that isn't positive, its eigenvalues, in units where its diagonal is 1, by their
-    size.
+    size. `layout` : of the arrow that they are, where they are one.
     """
     total = information + prior
     total = torch.nan_to_num(0.5 * (total + total.T))
+    if layout is not None:
+        arrow = Arrow.from_dense(layout, total)  # and an arrow again, which the eigenvectors of all would not make
+        return total if arrow.factor() is not None else arrow.absolute().dense()
     if bool(torch.linalg.cholesky_ex(total).info == 0):
         return total
     root = total.diagonal().abs().clamp(min=1e-30).sqrt()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.constraints import Constrained, Constraint, constrained
 from bayesprof.inference.fit import (
     FEW,
@@ -179,19 +180,20 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
     if not bool(value.isfinite()):
         message = "The log density at the start isn't finite; give other starting values (init=)."
         return Climb(z, False, float("-inf"), 0, message)
+    layout = target.layout if isinstance(target, Posterior) else None
     damping, growth = 1e-3, 2.0
     previous = float("inf")
     exact: Tensor | None = None
     bent = False  # whether the last step was by an exact Hessian, far from the maximum
     sharpest = torch.zeros_like(z)  # the largest curvature that the log prior has shown along each entry of z
     for iteration in range(1, max_iterations + 1):
-        curvature = positive_curvature(information, prior) if exact is None else exact
+        curvature = positive_curvature(information, prior, layout) if exact is None else exact
         scale = curvature.diagonal().clamp(min=1e-12)
-        step, found = _solve(curvature, gradient, scale, 0.0)
+        step, found = _solve(curvature, gradient, scale, 0.0, layout)
         if found < decrement:
             # the step that shows it is known: it makes the end exact
             message = f"Converged: Newton decrement {found:.1e}."
-            gauss_newton = positive_curvature(information, prior)
+            gauss_newton = positive_curvature(information, prior, layout)
             return Climb(z + step, True, float(value), iteration, message, gauss_newton)
         if _SLOW * previous < found < _NEAR:
             # close to the maximum, but closing in slowly: the data scatter otherwise than the likelihood says
@@ -211,7 +213,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                 if bending is not None:
                     curvature, damping, growth = bending, 0.0, 2.0
                     scale = curvature.diagonal().clamp(min=1e-12)
-            step, _ = _solve(curvature, gradient, scale, damping)
+            step, _ = _solve(curvature, gradient, scale, damping, layout)
             step = step * min(1.0, _LONGEST / max(float((step * sharpest.sqrt()).abs().max()), 1e-30))
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
 
@@ -245,9 +247,17 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
     return Climb(z, False, float(value), max_iterations, message)
 
 
-def _solve(curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Step of the damped system, in units where its diagonal is 1, and the decrement g^T step."""
+def _solve(
+    curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None = None
+) -> tuple[Tensor, float]:
+    """Step of the damped system, in units where its diagonal is 1, and the decrement g^T step. `layout` : of the arrow
+    that `curvature` is, where it is one.
+    """
     root = scale.sqrt()
+    arrow = None if layout is None else Arrow.from_dense(layout, curvature).scaled(1 / root, ridge=damping).factor()
+    if arrow is not None:
+        step = arrow.solve(gradient / root) / root
+        return step, float(gradient @ step)
     system = curvature / torch.outer(root, root)
     system = system + damping * torch.eye(len(root), dtype=system.dtype, device=system.device)
     factor, failed = torch.linalg.cholesky_ex(system)

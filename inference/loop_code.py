@@ -80,7 +80,8 @@ class _Loop:
         if across is not None:
             size = self.loop[across]
             tile = f"    for (int64_t t = 0; t < {size}; t += {_TILE}) {{"
-            along = f"    for (int64_t i{across} = t; i{across} < (t + {_TILE} < {size} ? t + {_TILE} : {size}); ++i{across}) {{"
+            end = f"(t + {_TILE} < {size} ? t + {_TILE} : {size})"
+            along = f"    for (int64_t i{across} = t; i{across} < {end}; ++i{across}) {{"
             heads = [*heads[:across], *heads[across + 1 : -1], tile, heads[-1], along]
         for place, head in enumerate(heads):
             if place == len(heads) - 1:

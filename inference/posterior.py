@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
+from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.capture import Captured, capture, unchecked
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.functions import Functions
@@ -33,12 +34,15 @@ from bayesprof.inference.information import (
     pointwise_log_prob,
     same_family,
 )
+from bayesprof.inference.plated import Plated, plate_of
 from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from, standard_normals
 from bayesprof.inference.sites import Observing, is_deterministic, latent_sites, own_data
 
 PREDICTIVE_DRAWS = 100
 """Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
 _BATCH, _BATCH_ELEMENTS = 32, 2**20  # most points evaluated together, and most elements of their largest array
+FEWEST_PLATED = 12
+"""Entries of z, above which what a plate says of the Hessian is used."""
 _PRIOR_DRAWS = 51  # whose median is the start of a parameter that the model gives no starting value for
 
 
@@ -69,6 +73,8 @@ class Posterior:
         Values of the observed sites, but of those whose value depends on the latent ones.
     observed_count : int
         Number of observed values that aren't masked.
+    plate : Plate or None
+        A ``pyro.plate`` that everything observed lies in, which makes the Hessian sparse.
     size : int
         Length D of z.
 
@@ -114,6 +120,8 @@ class Posterior:
         self._families = {name: family_of(node) for name, node in here.items()}
         self._with_chi_square = [name for name in here if chi_square(here[name]) is not None]
         self._known = [name for name in here if fisher_terms(here[name]) and same_family(here[name], there[name])]
+        latent = [site.name for site in self.sites]
+        self.plate = plate_of(nodes, latent, scored) if self.size > FEWEST_PLATED else None
 
     # -- the unconstrained space
 
@@ -194,10 +202,14 @@ class Posterior:
         Fisher information (:mod:`bayesprof.inference.information`); where a distribution's isn't known, minus the
         exact Hessian of the site's log probability takes its place.
         """
+        if self._plated is not None:
+            return self._arrowed(self._plated.expansion, z)
         return self._evaluated("expansion", z)
 
     def hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log density, its gradient, and minus its Hessian, exact, at `z` of shape ``(..., D)``."""
+        if self._plated is not None:
+            return self._arrowed(self._plated.hessian, z)
         return self._evaluated("hessian", z)
 
     def describe(self, z: Tensor) -> dict[str, Tensor]:
@@ -206,6 +218,9 @@ class Posterior:
 
     def summary(self, z: Tensor) -> Summary:
         """Values of all sites, their derivatives, and chi2 of the observed ones, at `z` of shape ``(..., D)``."""
+        if self._plated is not None and z.ndim == 1:
+            with torch.no_grad():
+                return self._plated.summary(z, self._forward.constants)
         return Summary(*self._evaluated("summary", z))
 
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:
@@ -291,8 +306,33 @@ class Posterior:
 
     @cached_property
     def _functions(self) -> Functions:
-        all_known = len(self._known) == len(self.observed) + len(self.factors)
-        return Functions(self._forward, self.size, all_known=all_known)
+        return Functions(self._forward, self.size, all_known=self._all_known)
+
+    @property
+    def _all_known(self) -> bool:
+        return len(self._known) == len(self.observed) + len(self.factors)
+
+    @cached_property
+    def _plated(self) -> Plated | None:
+        if self.plate is None:
+            return None
+        return Plated(self._forward, self.plate.layout(self.sites), all_known=self._all_known)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Which entries of z belong to which member of the :attr:`plate`, where there is one."""
+        return None if self._plated is None else self._plated.layout
+
+    def _arrowed(self, function: Callable[..., Any], z: Tensor) -> Any:
+        """A function of :class:`Plated` at `z` of shape ``(..., D)``, its arrows as matrices."""
+        if z.shape[-1:] != (self.size,):
+            raise ValueError(f"expected z of shape (..., {self.size}), got {tuple(z.shape)}")
+        if z.ndim > 1:
+            each = [self._arrowed(function, point) for point in z]
+            return tuple(torch.stack(values) for values in zip(*each, strict=True))
+        with torch.no_grad():
+            values = function(z, self._forward.constants)
+        return tuple(value.dense() if isinstance(value, Arrow) else value for value in values)
 
     @cached_property
     def most_together(self) -> int:
