@@ -83,8 +83,8 @@ class _Loop:
             end = f"(t + {_TILE} < {size} ? t + {_TILE} : {size})"
             along = f"    for (int64_t i{across} = t; i{across} < {end}; ++i{across}) {{"
             heads = [*heads[:across], *heads[across + 1 : -1], tile, heads[-1], along]
-        for place, head in enumerate(heads):
-            if place == len(heads) - 1:
+        for depth, head in enumerate(heads):
+            if depth == len(heads) - 1:
                 yield from self.before
                 yield from self._hint()
             yield head
@@ -102,7 +102,7 @@ class _Loop:
         if any(item.kind in ("sum", "scatter") for item in self.items):
             return None
         for item in self.items:
-            if item.kind == "store":
+            if item.kind == "store" and item.out is not None:
                 strides = strides_along(item.out.tensor.stride(), item.shape, self.loop)
                 if strides and abs(strides[-1]) >= _TILE and 1 in strides[:-1]:
                     return strides.index(1)
