@@ -78,11 +78,6 @@ class Constrained:
         self.count = len(sigma)
         self._constant = -float(sigma.log().sum()) - 0.5 * self.count * math.log(2 * math.pi)
 
-    @property
-    def rounding(self) -> float:
-        """That of the posterior."""
-        return self.posterior.rounding
-
     def residuals(self, z: Tensor) -> Tensor:
         """(function - mean) / sigma of every constrained value, shape (count,), at `z` of shape (D,)."""
         values = self.posterior.describe(z)

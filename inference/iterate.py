@@ -103,7 +103,6 @@ class _Block:
 
     def __init__(self, target: Posterior | Constrained, z: Tensor, entries: Tensor) -> None:
         self.target, self.z, self.entries = target, z, entries
-        self.rounding = target.rounding
 
     def within(self, part: Tensor) -> Tensor:
         """All of z, shape ``(..., D)``, given the entries of the block."""

@@ -131,7 +131,7 @@ def _compile(posterior: Posterior) -> None:
     if posterior.size > FEW:
         posterior.prepare("hessian", batch=1, calls=1, compile=True)
     else:
-        posterior.prepare("value_and_grad", batch=posterior.size + 1, calls=1, compile=True)
+        posterior.prepare("value_and_grad", batch=2 * posterior.size, calls=1, compile=True)
 
 
 def fitted(

@@ -112,8 +112,6 @@ class Posterior:
         self.data = own_data(self.observed, traces)
         self.size = sum(site.unconstrained_shape.numel() for site in self.sites)
         self.dtype = torch.float64
-        kinds = {self.dtype, *(value.dtype for value in self.data.values() if value.is_floating_point())}
-        self.rounding = max(torch.finfo(kind).eps for kind in kinds)
         self.device = nodes[self.sites[0].name]["value"].device
         here, there = (self.observed_nodes(self.prior_draw(seed + i)) for i in (0, 1))
         self.observed_count = sum(degrees_of_freedom(node) for node in here.values())
