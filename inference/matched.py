@@ -4,6 +4,9 @@ Where a posterior bends or leans, no ellipse around its maximum covers it, and a
 mixture of many small Student t distributions, each about a draw of the round before, follows any shape (West 1993,
 JRSS B 55, 409; Cappe, Guillin, Marin & Robert 2004, JCGS 13, 907). Half of the proposals come from the approximation
 at the maximum, whose tails keep the weights bounded where the mixture has nobody.
+
+A known weakness: far along a bend that neither reaches, draws can be missing without k-hat telling. On the banana of the
+tests, means of a third power have been seen up to ten of their standard errors off, in 5 of 12 seeds by more than four.
 """
 
 from __future__ import annotations
