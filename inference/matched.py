@@ -6,7 +6,7 @@ JRSS B 55, 409; Cappe, Guillin, Marin & Robert 2004, JCGS 13, 907). Half of the 
 at the maximum, whose tails keep the weights bounded where the mixture has nobody.
 
 A known weakness: far along a bend that neither reaches, draws can be missing without k-hat telling. On the banana of the
-tests, means of a third power have been seen up to ten of their standard errors off, in 5 of 12 seeds by more than four.
+tests the mean of a third power was more than four of its standard errors off in 5 of 12 seeds, and up to ten.
 """
 
 from __future__ import annotations
