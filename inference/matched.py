@@ -5,8 +5,8 @@ mixture of many small Student t distributions, each about a draw of the round be
 JRSS B 55, 409; Cappe, Guillin, Marin & Robert 2004, JCGS 13, 907). Half of the proposals come from the approximation
 at the maximum, whose tails keep the weights bounded where the mixture has nobody.
 
-A known weakness: far along a bend that neither reaches, draws can be missing without k-hat telling. On the banana of the
-tests the mean of a third power was more than four of its standard errors off in 5 of 12 seeds, and up to ten.
+A known weakness: far along a bend that neither reaches, draws can be missing without k-hat telling. On the banana of
+the tests, the mean of a third power was more than four of its standard errors off in 5 of 12 seeds, and up to ten.
 """
 
 from __future__ import annotations
