@@ -234,8 +234,10 @@ class Posterior:
         (:mod:`bayesprof.inference.native`; by torch.compile, and a minute, on a GPU), where they repay that (`compile`
         "auto"), or in any case (True). The results are the same to rounding. What was compiled is kept on disk, for
         other processes as well. Where this machine can't compile (no C++ compiler) there is a warning, and the
-        captured graph is used.
+        captured graph is used. Curvatures and summaries of a :attr:`plate` need none of it.
         """
+        if self.plate is not None and name in ("expansion", "hessian", "summary"):
+            return
         self._functions.prepare(name, self._example.expand(batch, -1), calls=calls, compile=compile)
 
     def with_data(self, values: Mapping[str, Any]) -> Posterior:
