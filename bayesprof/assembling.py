@@ -13,7 +13,7 @@ from bayesprof.group import within
 from bayesprof.images import Images
 from bayesprof.light import Light
 from bayesprof.mapped import Offset
-from bayesprof.naming import Prefix
+from bayesprof.naming import Prefix, units_of
 from bayesprof.psf import PSF
 from bayesprof.recipe import Recipe
 from bayesprof.returned import check_offsets, named_lights
@@ -145,11 +145,7 @@ class Assembly:
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site whose component states one."""
-        return {
-            f"{name}.{parameter}": unit
-            for name, component in self.drawn.items()
-            for parameter, unit in getattr(component, "units", {}).items()
-        }
+        return units_of(self.drawn)
 
     @property
     def axes(self) -> dict[str, list[tuple[str, list[Any]]]]:

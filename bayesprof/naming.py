@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+
+
+def units_of(components: Mapping[str, Any]) -> dict[str, str]:
+    """Unit of every site of `components`, by their names, that state one."""
+    return {
+        f"{name}.{parameter}": unit
+        for name, component in components.items()
+        for parameter, unit in getattr(component, "units", {}).items()
+    }
 
 
 class Prefix(Messenger):

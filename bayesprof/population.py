@@ -22,7 +22,7 @@ from bayesprof.image import Image
 from bayesprof.joint_prior import stacked
 from bayesprof.light import Light
 from bayesprof.likelihood import likelihood_for, observed_pixels
-from bayesprof.naming import Prefix
+from bayesprof.naming import Prefix, units_of
 from bayesprof.scene import Scene
 from bayesprof.stamps import Stamps
 from bayesprof.values import site_values
@@ -180,11 +180,7 @@ class Population:
     @property
     def units(self) -> dict[str, str]:
         """Unit of every site whose component states one."""
-        return {
-            f"{name}.{parameter}": unit
-            for name, component in self.components.items()
-            for parameter, unit in getattr(component, "units", {}).items()
-        }
+        return units_of(self.components)
 
     @property
     def dims(self) -> dict[str, list[str]]:
