@@ -32,7 +32,7 @@ _CALLS_BEFORE_CAPTURE = 64  # a capture takes the time that about this many call
 _COMPILE_NODE = 6e-3  # seconds that a compilation takes for each operation of a graph
 _COMPILE_BY_TORCH = 75.0  # seconds, on a GPU
 _WORTH_COMPILING = 2.0  # times that, of captured evaluations: it saves a half of them, or more
-# points evaluated in one batch: until their arrays leave the cache of a core, which costs a third, or cores have no work
+# points evaluated in one batch: until their arrays leave the cache of a core, which costs a third
 _MOST_TOGETHER, _ELEMENTS_TOGETHER = 256, 100_000
 _MOST_ON_A_GPU, _ELEMENTS_ON_A_GPU = 4096, 2**28
 _WORTH_A_THREAD = 2**16  # elements of the largest array, from which on two threads' batches cost less than one
