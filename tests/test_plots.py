@@ -102,6 +102,35 @@ def colliding_texts(figure) -> list[tuple[str, str]]:
     ]
 
 
+# -- image
+
+
+def test_image_shows_the_data_and_outlines_the_segments_of_detections(scene, moffat_psf):
+    blank = simulated(moffat_psf)
+    labels = np.zeros(SHAPE, dtype=int)
+    labels[14:22, 20:30], labels[5:9, 45:50] = 4, 9
+    found = bp.Detections.from_segmentation(blank, labels)
+    figure = plots.image(found[4])
+    axis = figure.axes[0]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(shown.compressed(), blank.data.numpy()[blank.valid.numpy()])
+    assert (shown.mask == blank.mask.numpy()).all()
+    others, selected = (np.array(lines.get_segments()) for lines in axis.collections)
+    assert selected.min(axis=(0, 1)).tolist() == [19.5, 13.5]
+    assert selected.max(axis=(0, 1)).tolist() == [29.5, 21.5]
+    assert (len(selected), len(others)) == (2 * (8 + 10), 2 * (4 + 5))
+    assert [text.get_text() for text in axis.texts] == ["4"]
+    assert not colliding_texts(figure)
+
+
+def test_image_of_several_has_a_panel_for_each(scene):
+    figure = plots.image([scene.image] * 4)
+    assert [axis.get_title() for axis in figure.axes if axis.images] == ["field, band r (grey: masked)"] * 4
+    assert not colliding_texts(figure)
+    with pytest.raises(TypeError, match="expected an Image, several of them, or Detections, got ndarray"):
+        plots.image(np.zeros((4, 5)))
+
+
 # -- residual
 
 
