@@ -131,6 +131,19 @@ def test_image_of_several_has_a_panel_for_each(scene):
         plots.image(np.zeros((4, 5)))
 
 
+# -- corner of a site with labels
+
+
+def test_corner_calls_the_entries_of_a_site_by_the_labels_of_its_dimension():
+    random = np.random.default_rng(0)
+    draws = {"galaxy.flux": random.normal(size=(2, 60, 2)), "shape": random.normal(size=(2, 60, 2))}
+    coords = {"image": ["g", "r"]}
+    post = az.from_dict(posterior=draws, coords=coords, dims={"galaxy.flux": ["image"]})
+    columns = columns_of(post, None)
+    assert [column.label for column in columns] == ["galaxy.flux[g]", "galaxy.flux[r]", "shape[0]", "shape[1]"]
+    assert [column.entry for column in columns][:2] == ["galaxy.flux[0]", "galaxy.flux[1]"]
+
+
 # -- residual
 
 
