@@ -18,6 +18,7 @@ from bayesprof import inference, models, plots
 from bayesprof.estimate import point_estimate
 from bayesprof.light import Background
 from bayesprof.plots.columns import columns_of, gaussian_of
+from bayesprof.plots.stretch import asinh_stretch
 from bayesprof.values import near_circular_mean
 
 SHAPE = (40, 56)
@@ -121,6 +122,12 @@ def test_image_shows_the_data_and_outlines_the_segments_of_detections(scene, mof
     assert (len(selected), len(others)) == (2 * (8 + 10), 2 * (4 + 5))
     assert [text.get_text() for text in axis.texts] == ["4"]
     assert not colliding_texts(figure)
+
+
+def test_a_colour_bar_about_zero_has_a_zero_without_a_sign():
+    ticks = np.concatenate([asinh_stretch(0.0, 9.0, low, 40.0)[1] for low in np.linspace(-30.0, -5.0, 60)])
+    assert (ticks == 0).any()
+    assert not np.signbit(ticks[ticks == 0]).any()
 
 
 def test_image_of_several_has_a_panel_for_each(scene):
