@@ -99,7 +99,7 @@ def _outline(axis: Axes, found: Detections) -> None:
         sides.append(np.stack([one, other])[:, one != other])
     selected = np.isin(np.concatenate(sides, axis=1), found.labels).any(axis=0)
     for these, colour in ((~selected, _OTHERS), (selected, _OUTLINE)):
-        axis.add_collection(LineCollection(np.concatenate(edges)[these], colors=colour, linewidths=0.8))
+        axis.add_collection(LineCollection(list(np.concatenate(edges)[these]), colors=colour, linewidths=0.8))
     for row in found.catalogue:
         axis.annotate(
             str(row["label"]),
