@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo notebooks test test-all lint types clean
 
 # torch by its exact version first: with it in place, nothing below asks the index for another build
 .venv/installed: pyproject.toml
@@ -17,6 +17,11 @@ BIN := .venv/bin
 # Fit the galaxy of the shipped sample; the results are in demo-results
 demo: .venv/installed
 	$(BIN)/bayesprof fit --settings examples/sample.toml --out demo-results --overwrite
+
+# Run the notebooks of examples/ again, in place: the outputs that they are stored with. Ten minutes
+notebooks: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	$(BIN)/python examples/run_notebooks.py
 
 test: .venv/installed-test lint types
 	$(BIN)/python -m pytest -n 2

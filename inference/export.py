@@ -83,13 +83,15 @@ def to_inference_data(
             coords=coords,
             dims=dims,
         )
-    if log_likelihood:
-        pointwise = {name: [f"{name}_unmasked"] if name in unmasked else dims.get(name) for name in log_likelihood}
-        idata.extend(
-            az.from_dict(
-                log_likelihood=log_likelihood, coords=coords, dims={k: v for k, v in pointwise.items() if v is not None}
+        if log_likelihood:
+            pointwise = {name: [f"{name}_unmasked"] if name in unmasked else dims.get(name) for name in log_likelihood}
+            idata.extend(
+                az.from_dict(
+                    log_likelihood=log_likelihood,
+                    coords=coords,
+                    dims={k: v for k, v in pointwise.items() if v is not None},
+                )
             )
-        )
     for name, unit in getattr(model, "units", {}).items():
         for group in ("posterior", "prior"):
             if name in idata[group]:

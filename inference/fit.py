@@ -106,7 +106,11 @@ class Fit:
 
     def __repr__(self) -> str:
         chi2 = "" if self.chi2 is None else f"chi2 {self.chi2:.2f}, "
-        lines = self.table().pformat(show_dtype=False) if self.params else []
+        table = self.table()
+        rounded = [_rounded(value, std) for value, std in zip(table["value"], table["std"], strict=True)]
+        table["value"] = [value for value, _ in rounded]
+        table["std"] = [std for _, std in rounded]
+        lines = table.pformat(max_lines=-1, max_width=-1, align=["<", ">", ">"]) if self.params else []
         return f"Fit: {self.message}\n{chi2}dof {self.dof}, {self.iterations} iterations\n" + "\n".join(lines)
 
 
@@ -355,3 +359,13 @@ def _whitened_hessian(target: Density, z: Tensor, factor: Tensor) -> tuple[Tenso
         hessian, gradient = (behind - ahead) @ directions / (2 * _DIFFERENCE), gradients.mean(0)
         log_density = float(values.mean() + 0.5 * _DIFFERENCE**2 * hessian.diagonal().mean())
     return 0.5 * (hessian + hessian.T), gradient @ directions, log_density
+
+
+def _rounded(value: float, std: float) -> tuple[str, str]:
+    """A value and its standard deviation to two digits of the latter; to six of the value where that has none."""
+    if not (math.isfinite(std) and std > 0 and math.isfinite(value)):
+        return f"{value:.6g}", f"{std:.2g}"
+    decimals = max(1 - math.floor(math.log10(std)), 0)
+    if decimals > 12:  # the digits of a float are at an end
+        return f"{value:.12g}", f"{std:.1e}"
+    return f"{value:.{decimals}f}", f"{std:.{decimals}f}"

@@ -30,6 +30,7 @@ STILL = 0.1
 _FEW = 20  # draws in a row that may be the same in a chain however short
 _APART = 1.1  # R-hat of chains that are somewhere else, and not only short
 _MIXED = 0.1  # effective draws per draw of a chain that, alone, explores what it sees
+_ALONE = 50  # effective draws of a chain, below which that another is elsewhere may be chance
 _HOPELESS = 20  # times as many draws: beyond, the model wants changing and not the sampler's patience
 
 
@@ -121,7 +122,7 @@ def _by_importance(idata: az.InferenceData, posterior: xr.Dataset) -> Verdict:
             f"{ESS}; take more proposals, or sample instead (inference.split_hmc)"
         )
     if not ess >= ESS:
-        failures.append(f"the weighted draws are worth {ess:.0f} independent ones, below {ESS}; {_more(ess)}")
+        failures.append(f"the weighted draws are worth {_whole(ess)} independent ones, below {ESS}; {_more(ess)}")
     return Verdict("; ".join(failures) or "ok", k_hat=k_hat, importance_ess=ess)
 
 
@@ -164,7 +165,7 @@ def _by_chains(idata: az.InferenceData, posterior: xr.Dataset, target_acceptance
         )
     for kind, value, where in (("bulk", ess_bulk, bulk), ("tail", ess_tail, tail)):
         if not value >= ESS:
-            failures.append(f"{kind} ESS of {where} is {value:.0f}, below {ESS}; {_more(value)}")
+            failures.append(f"{kind} ESS of {where} is {_whole(value)}, below {ESS}; {_more(value)}")
     failures += _transition_failures(idata, target_acceptance)
     return Verdict("; ".join(failures) or "ok", r_hat, ess_bulk, ess_tail)
 
@@ -197,6 +198,11 @@ def _transition_failures(idata: az.InferenceData, target_acceptance: float | Non
     return failures
 
 
+def _whole(value: float) -> str:
+    """A number rounded down, so that what is below a limit doesn't look as if it were at it."""
+    return f"{np.floor(value):.0f}"
+
+
 def _more(ess: float) -> str:
     """What to do about too small an effective sample size."""
     factor = max(2, int(np.ceil(1.3 * ESS / max(ess, 1.0))))
@@ -220,12 +226,12 @@ def _longest_still(values: np.ndarray) -> np.ndarray:
 
 
 def _each_chain_mixes(values: xr.DataArray) -> bool:
-    """Whether every chain, alone, has a tenth as many effective draws as draws."""
+    """Whether every chain, alone, has a tenth as many effective draws as draws, and enough to know where it is."""
     each = [
         np.nanmin(az.ess(values.isel(chain=[chain]), method="bulk")[values.name].values)
         for chain in range(values.sizes["chain"])
     ]
-    return bool(min(each) >= _MIXED * values.sizes["draw"])
+    return bool(min(each) >= max(_MIXED * values.sizes["draw"], _ALONE))
 
 
 def _extreme(values: xr.Dataset, pick: Callable[..., Any]) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 import bayesprof as bp
 from bayesprof import inference, models
-from bayesprof.inference import Posterior
+from bayesprof.inference import Posterior, export
 from bayesprof.inference.information import fisher_terms
 
 DRAWS = np.random.default_rng(11)
@@ -610,7 +611,9 @@ def test_fit_of_a_linear_model_is_its_exact_posterior():
     residual = (Y.numpy() - X.numpy() @ mean) / 0.3
     assert fit.chi2 == pytest.approx((residual**2).sum(), rel=1e-6)
     assert list(fit.table()["parameter"]) == fit.labels
-    assert "beta[1]" in repr(fit)
+    value, std = fit.params["beta"][1], fit.std["beta"][1]
+    assert 0.01 < std < 0.1  # two digits of it are three decimals
+    assert re.search(rf"beta\[1\] +{value:.3f} +{std:.3f}", repr(fit))
 
 
 def test_fit_in_single_precision_reaches_the_mean():
@@ -856,6 +859,14 @@ def test_result_has_every_group_with_named_dimensions(scene_draws):
     assert {"image_sigma", "image_mask", "image_psf"} == set(scene_draws.constant_data.data_vars)
     assert scene_draws.log_likelihood["image"].shape == (2, 300, 26 * 33 - 24)
     assert isinstance(scene_draws.attrs["verdict"], str)
+
+
+def test_the_pointwise_likelihood_of_a_large_image_is_thinned_in_silence(monkeypatch):
+    # three draws of each of four chains are kept, fewer than the chains
+    monkeypatch.setattr(export, "POINTWISE_VALUES", 3 * 4 * len(Y))
+    draws = 0.1 * torch.randn(4, 9, 3, dtype=torch.float64)
+    result = export.to_inference_data(inference.Posterior(linear_regression), draws)
+    assert result.log_likelihood.sizes["draw"] == 3
 
 
 def test_log_posterior_in_the_result_is_that_of_the_draws(scene_draws):

@@ -18,6 +18,7 @@ from bayesprof import inference, models, plots
 from bayesprof.estimate import point_estimate
 from bayesprof.light import Background
 from bayesprof.plots.columns import columns_of, gaussian_of
+from bayesprof.plots.stretch import asinh_stretch
 from bayesprof.values import near_circular_mean
 
 SHAPE = (40, 56)
@@ -100,6 +101,54 @@ def colliding_texts(figure) -> list[tuple[str, str]]:
         for second, other in shrunk[i + 1 :]
         if box.overlaps(other)
     ]
+
+
+# -- image
+
+
+def test_image_shows_the_data_and_outlines_the_segments_of_detections(scene, moffat_psf):
+    blank = simulated(moffat_psf)
+    labels = np.zeros(SHAPE, dtype=int)
+    labels[14:22, 20:30], labels[5:9, 45:50] = 4, 9
+    found = bp.Detections.from_segmentation(blank, labels)
+    figure = plots.image(found[4])
+    axis = figure.axes[0]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(shown.compressed(), blank.data.numpy()[blank.valid.numpy()])
+    assert (shown.mask == blank.mask.numpy()).all()
+    others, selected = (np.array(lines.get_segments()) for lines in axis.collections)
+    assert selected.min(axis=(0, 1)).tolist() == [19.5, 13.5]
+    assert selected.max(axis=(0, 1)).tolist() == [29.5, 21.5]
+    assert (len(selected), len(others)) == (2 * (8 + 10), 2 * (4 + 5))
+    assert [text.get_text() for text in axis.texts] == ["4"]
+    assert not colliding_texts(figure)
+
+
+def test_a_colour_bar_about_zero_has_a_zero_without_a_sign():
+    ticks = np.concatenate([asinh_stretch(0.0, 9.0, low, 40.0)[1] for low in np.linspace(-30.0, -5.0, 60)])
+    assert (ticks == 0).any()
+    assert not np.signbit(ticks[ticks == 0]).any()
+
+
+def test_image_of_several_has_a_panel_for_each(scene):
+    figure = plots.image([scene.image] * 4)
+    assert [axis.get_title() for axis in figure.axes if axis.images] == ["field, band r (grey: masked)"] * 4
+    assert not colliding_texts(figure)
+    with pytest.raises(TypeError, match="expected an Image, several of them, or Detections, got ndarray"):
+        plots.image(np.zeros((4, 5)))
+
+
+# -- corner of a site with labels
+
+
+def test_corner_calls_the_entries_of_a_site_by_the_labels_of_its_dimension():
+    random = np.random.default_rng(0)
+    draws = {"galaxy.flux": random.normal(size=(2, 60, 2)), "shape": random.normal(size=(2, 60, 2))}
+    coords = {"image": ["g", "r"]}
+    post = az.from_dict(posterior=draws, coords=coords, dims={"galaxy.flux": ["image"]})
+    columns = columns_of(post, None)
+    assert [column.label for column in columns] == ["galaxy.flux[g]", "galaxy.flux[r]", "shape[0]", "shape[1]"]
+    assert [column.entry for column in columns][:2] == ["galaxy.flux[0]", "galaxy.flux[1]"]
 
 
 # -- residual

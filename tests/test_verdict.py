@@ -210,6 +210,21 @@ def test_sampled_funnel_fails_by_divergences_and_ess_with_a_remedy(method, draws
         assert words in verdict.text
 
 
+def test_short_chains_that_havent_met_yet_are_asked_for_more_draws_first():
+    # four chains of 20 draws that start apart: no sign of modes, which need chains that know where they are
+    random = np.random.default_rng(3)
+    draws = random.normal(size=(4, 20)) + np.array([-0.8, -0.3, 0.3, 0.8])[:, None]
+    verdict = judge(az.from_dict(posterior={"x": draws}), names=["x"])
+    assert verdict.r_hat > 1.1
+    assert "take more draws, or look for several modes" in verdict.text
+
+
+def test_effective_draws_just_below_the_limit_arent_rounded_up_to_it():
+    post = az.from_dict(posterior={"x": np.random.default_rng(0).normal(size=(4, 100))})
+    post.attrs.update(k_hat=0.1, resampled_ess=399.8, proposals=1000)
+    assert "are worth 399 independent ones, below 400" in judge(post, names=["x"]).text
+
+
 def test_islands_sampled_by_nuts_from_both_fail_as_several_modes():
     posterior = inference.Posterior(two_islands)
     each = [

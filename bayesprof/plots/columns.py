@@ -20,12 +20,15 @@ MOST_COLUMNS = 24
 
 @dataclass(frozen=True)
 class Column:
-    """One scalar of a posterior: its site, its index in the site, its draws (flat) and its unit."""
+    """One scalar of a posterior: its site, its index in the site, its draws (flat), its unit, and what to call the
+    index: labels along the site's dimensions, as names of images.
+    """
 
     site: str
     index: tuple[int, ...]
     draws: np.ndarray
     unit: str
+    labels: tuple[str, ...] = ()
 
     @property
     def entry(self) -> str:
@@ -43,7 +46,8 @@ class Column:
         """Name and, on a second line, unit."""
         power = rf"$10^{{{self.exponent}}}$" if self.exponent else ""
         unit = " ".join(part for part in (power, self.unit) if part)
-        return f"{self.entry}\n[{unit}]" if unit else self.entry
+        name = f"{self.site}[{','.join(self.labels)}]" if self.labels else self.entry
+        return f"{name}\n[{unit}]" if unit else name
 
     @property
     def interval(self) -> str:
@@ -60,6 +64,12 @@ class Column:
         return value + math.pi * round((float(np.median(self.draws)) - value) / math.pi)
 
 
+def _labels(site: Any, index: tuple[int, ...]) -> tuple[str, ...]:
+    """Labels of an entry along the dimensions of its site; its index along those that are only counted."""
+    along = [site.coords[dim].values for dim in site.dims[2:]]
+    return tuple(str(i if values.dtype.kind in "iu" else values[i]) for i, values in zip(index, along, strict=True))
+
+
 def columns_of(post: Any, names: Sequence[str] | None) -> list[Column]:
     """Columns of the sites `names` of an InferenceData, by default of :func:`default_names`."""
     sites = post.posterior.data_vars
@@ -72,7 +82,7 @@ def columns_of(post: Any, names: Sequence[str] | None) -> list[Column]:
         draws = near_circular_mean(draws) if is_angle(name) else draws
         unit = sites[name].attrs.get("units", "")
         columns += [
-            Column(name, index, draws[(slice(None), slice(None), *index)].ravel(), unit)
+            Column(name, index, draws[(slice(None), slice(None), *index)].ravel(), unit, _labels(sites[name], index))
             for index in np.ndindex(*draws.shape[2:])
         ]
     return columns

@@ -21,7 +21,8 @@ def asinh_stretch(centre: float, width: float, low: float, high: float) -> tuple
 
     marks = inverse(np.linspace(forward(low), forward(high), 8))
     steps = 10.0 ** np.floor(np.log10(np.minimum(np.diff(marks)[:-1], np.diff(marks)[1:])))
-    ticks = [float(np.round(mark / step) * step) for mark, step in zip(marks[1:-1], steps, strict=True)]
+    ticks = [float(np.round(mark / step) * step) + 0.0 for mark, step in zip(marks[1:-1], steps, strict=True)]
+    # + 0.0: a zero without a sign
     return FuncNorm((forward, inverse), low, high), ticks
 
 
