@@ -134,7 +134,7 @@ def test_parts_keep_their_order_in_size(blank):
     ("component", "light", "values"),
     [
         (models.bulge_disk, models.BulgeDisk, BULGE_DISK),
-        (models.bulge_disk_bar, models.BulgeDiskBar, BARRED),
+        pytest.param(models.bulge_disk_bar, models.BulgeDiskBar, BARRED, marks=pytest.mark.slow),
         (nucleated, models.GalaxyWithNucleus, NUCLEATED),
     ],
     ids=["bulge_disk", "bulge_disk_bar", "galaxy_with_nucleus"],
@@ -158,7 +158,7 @@ def test_corner_columns_show_the_shapes_of_the_parts(blank, moffat_psf):
     image = bp.Image(renderer_for(blank)(light), sigma=1.0, psf=moffat_psf)
     scene = bp.Scene(image, galaxy=models.bulge_disk(**{k: v for k, v in BULGE_DISK.items() if "ellip" not in k}))
     fit = inference.lm(scene)
-    post = inference.laplace(scene, init=fit, draws=400, seed=1)
+    post = inference.laplace(scene, init=fit, draws=400, proposals=800, seed=1)
     names = default_names(post)
     assert names == ["galaxy.bulge_q", "galaxy.bulge_theta", "galaxy.disk_q", "galaxy.disk_theta"]
     columns = bp.plots.columns.columns_of(post, names)

@@ -80,7 +80,7 @@ def largest_difference(found, expected):
     return max(differences)
 
 
-OFTEN = ("sersic", "no PSF", "windows", "likelihood with parameters")
+OFTEN = ("sersic", "windows")
 
 
 @needs_compiler

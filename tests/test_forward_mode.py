@@ -231,7 +231,7 @@ def test_parameter_shared_by_components_is_followed_through_all_of_them():
 def test_gradient_looks_up_one_table_whatever_the_number_of_shape_parameters():
     image = bp.Image(np.ones((31, 33)), sigma=1.0, psf=np.ones((3, 3)) / 9)
     counts = {}
-    for make in (models.sersic, models.gaussian_ring, models.core_sersic):
+    for make in (models.sersic, models.core_sersic):
         posterior = inference.Posterior(bp.Scene(image, galaxy=make()))
         z = posterior.initial()
         graph = capture(torch.func.grad(posterior.log_density), z).graph.graph

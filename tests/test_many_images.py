@@ -656,7 +656,7 @@ def fitted(moffat_psf) -> tuple[bp.Scene, Any]:
 
 def test_inference_data_has_every_image_with_its_own_axes(fitted):
     scene, fit = fitted
-    post = inference.laplace(scene, init=fit, draws=200)
+    post = inference.laplace(scene, init=fit, draws=200, proposals=400)
     assert post.posterior["galaxy.flux"].dims == ("chain", "draw", "image")
     assert list(post.posterior["galaxy.flux"].coords["image"].values) == ["g", "r"]
     assert post.observed_data["g"].dims == ("g_y", "g_x")
@@ -714,7 +714,8 @@ def test_results_are_saved_whole(fitted, tmp_path):
     from bayesprof.storage import products, save_results
 
     scene, fit = fitted
-    saved = save_results(tmp_path / "results", products(scene, inference.laplace(scene, init=fit, draws=100), fit=fit))
+    post = inference.laplace(scene, init=fit, draws=100, proposals=200)
+    saved = save_results(tmp_path / "results", products(scene, post, fit=fit))
     assert saved.failed == {}
 
 

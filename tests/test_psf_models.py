@@ -571,6 +571,7 @@ def test_captured_density_is_that_of_the_scene(field_fit):
     )
 
 
+@pytest.mark.slow
 def test_nuts_runs_on_a_scene_with_a_psf(field_image):
     galaxy = models.sersic(**GALAXY)
     stars = {f"star{i}": models.point_source(x=x, y=y, flux=flux) for i, (x, y, flux) in enumerate(STARS)}

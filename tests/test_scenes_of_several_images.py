@@ -410,7 +410,7 @@ def test_photometry_takes_the_size_of_each_image(images):
     galaxy = models.exponential(r_eff=bp.polynomial(WAVELENGTH, order=1), ellipticity=bp.per_image())
     scene = bp.Scene(images, maps=MAPS, sky=models.flat_sky(), galaxy=galaxy, star=models.point_source(**STAR))
     fit = inference.lm(scene)
-    post = inference.laplace(scene, init=fit, draws=200)
+    post = inference.laplace(scene, init=fit, draws=200, proposals=400)
     middle, bend = float(fit.params["galaxy.r_eff_middle"]), float(np.ravel(fit.params["galaxy.r_eff_coefficients"])[0])
     for sign, name in ((-1, "g"), (1, "r")):
         size = bp.photometry(scene, fit, image=name)["r_eff"][0]

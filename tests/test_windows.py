@@ -121,7 +121,7 @@ def test_windows_through_a_psf_with_parameters():
 # -- inference
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "poisson"])
+@pytest.mark.parametrize("likelihood", ["gaussian", pytest.param("poisson", marks=pytest.mark.slow)])
 def test_gradient_information_and_hessian_are_exact(observed, likelihood):
     image = observed
     if likelihood == "poisson":
