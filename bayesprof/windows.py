@@ -1,7 +1,8 @@
 """Windows: the part of an image in which a component is rendered, so that its cost follows its own size.
 
 A component with a window has light in there only. Windows are rendered in a few sizes, those of one size together: each
-is enlarged to the next of them, and moved into the image where it reaches beyond.
+is enlarged to the next of them, and moved into the image where it reaches beyond. Large ones, of which a transform holds
+one at a time, stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bayesprof.psf import PSF
 from bayesprof.rendering import Renderer, renderer_for
 from bayesprof.window import Window
 
-_SIDES = tuple(side << power for power in range(14) for side in (16, 24))
+_SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Sides of the squares that windows are enlarged to. They are few, because each costs a graph of its own."""
 
 
@@ -43,8 +44,8 @@ class WindowedRenderer:
         for name, window in windows.items():
             inside = window.within(image.shape)
             (height, width), (ny, nx) = inside.shape, image.shape
-            side = min(one for one in _SIDES if one >= max(height, width))
-            shape = (min(side, ny), min(side, nx))
+            side = next((one for one in _SIDES if one >= max(height, width)), None)
+            shape = (height, width) if side is None else (min(side, ny), min(side, nx))
             corners.setdefault(shape, {})[name] = (
                 _moved(inside.y0, shape[0] - height, ny - shape[0]),
                 _moved(inside.x0, shape[1] - width, nx - shape[1]),
