@@ -326,6 +326,6 @@ def _batch(drawn: list[Any]) -> Any:
     if hasattr(source, "log_prob") and any(other is not source for other in sources):
         source = stacked(sources)
     starts = [one.start for one in drawn]
-    if any(start is None for start in starts):  # as where nothing is found on an image: all from the priors' medians
+    if any(start is None for start in starts):  # a given prior doesn't hold what was measured: all from its median
         return drawn[0]._replace(source=source, start=None)
     return drawn[0]._replace(source=source, start=torch.stack([torch.as_tensor(start) for start in starts]))

@@ -286,10 +286,15 @@ def test_a_k_hat_that_more_draws_would_allow_asks_for_them():
     assert "take an interim prior" not in found.attrs["verdict"]
 
 
-def test_an_image_on_which_nothing_is_found_may_be_among_the_others():
-    blank = bp.Image(np.random.default_rng(0).normal(size=(17, 20)), sigma=1.0, psf=moffat(3.4), name="blank")
-    model = population([*images(2, alike=True), blank], None)
-    values = inference.Posterior(model).initial()
+def test_a_given_prior_may_hold_what_was_measured_on_some_of_the_images_only():
+    # noise: on one of the four, something is measured far from where the prior says
+    rng = np.random.default_rng(0)
+    stamps = [bp.Image(rng.normal(size=(25, 25)), sigma=1.5, psf=moffat(3.4)) for _ in range(4)]
+    galaxy = models.exponential(x=dist.Normal(*double(12.0, 0.5)))
+    known = ["galaxy.x" in bp.Scene(one, galaxy=galaxy).initial_values() for one in stamps]
+    assert any(known)
+    assert not all(known)
+    values = inference.Posterior(bp.Population(stamps, galaxy=galaxy)).initial()
     assert bool(values.isfinite().all())
 
 
