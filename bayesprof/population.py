@@ -325,5 +325,7 @@ def _batch(drawn: list[Any]) -> Any:
     source = sources[0]
     if hasattr(source, "log_prob") and any(other is not source for other in sources):
         source = stacked(sources)
-    starts = None if drawn[0].start is None else torch.stack([torch.as_tensor(one.start) for one in drawn])
-    return drawn[0]._replace(source=source, start=starts)
+    starts = [one.start for one in drawn]
+    if any(start is None for start in starts):  # a given prior doesn't hold what was measured: all from its median
+        return drawn[0]._replace(source=source, start=None)
+    return drawn[0]._replace(source=source, start=torch.stack([torch.as_tensor(start) for start in starts]))

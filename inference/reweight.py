@@ -34,12 +34,13 @@ from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeded
 from bayesprof.inference.sample import sample
 from bayesprof.inference.sites import is_deterministic
-from bayesprof.inference.verdict import k_hat_limit
+from bayesprof.inference.verdict import K_HAT, k_hat_limit
 from bayesprof.population import PLATE, in_plate
 
 LARGEST_ERROR = 0.3
 """Error of the log likelihood between two draws of hyper-parameters, above which the verdict fails. It moves their
 posterior by about as many of its standard deviations."""
+_RELIED_ON = 2200  # draws, from which on the limit of k-hat is its largest, 0.7
 _FACTOR = "galaxies"
 _EQUAL = 1e-6  # log weights within this range of each other differ by rounding
 
@@ -266,10 +267,14 @@ class _Galaxies:
         bad = [str(name) for name, one in zip(self.names, k_hat, strict=True) if not one < limit]
         if bad:
             shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+            remedy = "take an interim prior that covers it, or sample jointly (bp.Population)"
+            if all(one < K_HAT for one in k_hat):
+                remedy = (
+                    f"take more draws of each galaxy ({_RELIED_ON} allow {K_HAT}), or sample jointly (bp.Population)"
+                )
             failures.append(
                 f"k-hat of the draws of {len(bad)} of {len(k_hat)} galaxies ({shown}) isn't below {limit:.2f}: the "
-                "population puts them where their posteriors have hardly a draw; take an interim prior that covers it, "
-                "or sample jointly (bp.Population)"
+                f"population puts them where their posteriors have hardly a draw; {remedy}"
             )
         if not error < LARGEST_ERROR:
             failures.append(

@@ -18,6 +18,7 @@ import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.lm import climb
+from bayesprof.inference.verdict import K_HAT, k_hat_limit
 from bayesprof.rendering import renderer_for
 
 
@@ -267,6 +268,34 @@ def test_reweighting_tells_where_it_cannot_be_trusted():
     assert "more draws of each galaxy" in found.attrs["verdict"] or "times as many draws" in found.attrs["verdict"]
     assert "k-hat of the draws of" in found.attrs["verdict"]
     assert int(found.sample_stats["galaxy_ess"].values.argmin()) == 7
+
+
+def test_a_k_hat_that_more_draws_would_allow_asks_for_them():
+    errors, observed = np.full(40, 0.8), np.random.default_rng(5).normal(0.0, 0.2, 40)
+
+    def masses(galaxies: Any) -> None:
+        mean = pyro.sample("mean", dist.Normal(*double(0.0, 1.0)))
+        with galaxies:
+            pyro.sample("value", dist.Normal(mean, 0.4))
+
+    found = inference.reweight(masses, normal_normal(errors, observed, 30), interim, progress=False)
+    k_hat = found.sample_stats["galaxy_k_hat"].values
+    assert k_hat_limit(30) < k_hat.max() < K_HAT
+    assert k_hat_limit(2200) == K_HAT
+    assert "take more draws of each galaxy (2200 allow 0.7)" in found.attrs["verdict"]
+    assert "take an interim prior" not in found.attrs["verdict"]
+
+
+def test_a_given_prior_may_hold_what_was_measured_on_some_of_the_images_only():
+    # noise: on one of the four, something is measured far from where the prior says
+    rng = np.random.default_rng(0)
+    stamps = [bp.Image(rng.normal(size=(25, 25)), sigma=1.5, psf=moffat(3.4)) for _ in range(4)]
+    galaxy = models.exponential(x=dist.Normal(*double(12.0, 0.5)))
+    known = ["galaxy.x" in bp.Scene(one, galaxy=galaxy).initial_values() for one in stamps]
+    assert any(known)
+    assert not all(known)
+    values = inference.Posterior(bp.Population(stamps, galaxy=galaxy)).initial()
+    assert bool(values.isfinite().all())
 
 
 def test_interim_priors_are_read_off_the_models():
