@@ -36,7 +36,7 @@ _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it lea
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
-_LONGEST = 5.0  # step along an entry of z, in standard deviations of the prior where it is narrowest
+_LONGEST = 2.0  # step along an entry of z, in standard deviations of the prior where it is narrowest
 _REFUSED = 5  # steps refused in one iteration, after which the exact Hessian is tried
 _LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
@@ -213,8 +213,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                 if bending is not None:
                     curvature, damping, growth = bending, 0.0, 2.0
                     scale = curvature.diagonal().clamp(min=1e-12)
-            step, _ = _solve(curvature, gradient, scale, damping, layout)
-            step = step * min(1.0, _LONGEST / max(float((step * sharpest.sqrt()).abs().max()), 1e-30))
+            step = _within(_LONGEST / sharpest.sqrt(), curvature, gradient, scale, damping, layout)
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
 
             def ratio_to(reached: Tensor, start: Tensor = value, expected: float = expected) -> float:
@@ -245,6 +244,27 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
         "hold one, or give it a narrower prior; or go on from here with init=fit."
     )
     return Climb(z, False, float(value), max_iterations, message)
+
+
+def _within(
+    longest: Tensor, curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None
+) -> Tensor:
+    """Step of the damped system of which no entry is longer than `longest` (D,): those that would be are as long as
+    that, and the others are solved for given them. In an arrow, the whole step is shortened.
+    """
+    step, _ = _solve(curvature, gradient, scale, damping, layout)
+    if layout is not None:
+        return step * min(1.0, float((longest / step.abs().clamp(min=1e-30)).min()))
+    held = torch.zeros_like(step, dtype=torch.bool)
+    while bool((beyond := (step.abs() > longest) & ~held).any()):
+        held |= beyond
+        step = torch.where(beyond, longest.copysign(step), step)
+        free = ~held
+        pull = gradient[free] - curvature[free][:, held] @ step[held]
+        if not bool(free.any()):
+            break
+        step[free] = _solve(curvature[free][:, free], pull, scale[free], damping)[0]
+    return step
 
 
 def _solve(
