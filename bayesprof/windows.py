@@ -1,8 +1,8 @@
 """Windows: the part of an image in which a component is rendered, so that its cost follows its own size.
 
 A component with a window has light in there only. Windows are rendered in a few sizes, those of one size together: each
-is enlarged to the next of them, and moved into the image where it reaches beyond. Large ones, of which a transform holds
-one at a time, stay as they are.
+is enlarged to the next of them, and moved into the image where it reaches beyond. Large ones, which are transformed one
+at a time, stay as they are.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from bayesprof.inference.capture import Captured, capture
 from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
-from bayesprof.inference.jacobian import Jacobian, placement
+from bayesprof.inference.jacobian import Jacobian
+from bayesprof.inference.places import Places
 
 
 class Parts(Protocol):
@@ -113,22 +114,23 @@ def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | 
 
 def _prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
     """Gradient of the log prior, and minus its Hessian."""
-    size = of.size
-    slope = with_derivatives(of.forward.several("log_prior"), "log_prior")
-    curved = with_derivatives(with_shapes(slope.graph), "log_prior")
+    slope = with_derivatives(of.forward.several("prior_terms"), "prior_terms")
+    curved = with_derivatives(with_shapes(slope.graph), "prior_terms")
+    actives, others = _joined(slope.active["prior_terms"]), _joined(curved.active["prior_terms"])
+    along = Places([(active,) for active in actives], of.size, axes=1)
+    pairs = [(other, active) for active, several in zip(actives, others, strict=True) for other in several]
+    across = Places(pairs, of.size, axes=2)
 
     def gradient_and_curvature(z: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, prior = torch.zeros_like(z), torch.zeros(size, size, dtype=z.dtype, device=z.device)
-        slopes = zip(slope.graph(z, *constants)["log_prior"], slope.active["log_prior"], strict=True)
-        curves_of = zip(curved.graph(z, *constants)["log_prior"], curved.active["log_prior"], strict=True)
-        for (rows, active), (curves, others) in zip(slopes, curves_of, strict=True):
-            place = placement(active, size, like=z)
-            gradient = gradient + rows.to(z.dtype) @ place
-            for curve, other in zip(curves, others, strict=True):
-                prior = prior - placement(other, size, like=z).mT @ curve.to(z.dtype) @ place
-        return gradient, prior
+        slopes = _joined(slope.graph(z, *constants)["prior_terms"])
+        curves = _joined(_joined(curved.graph(z, *constants)["prior_terms"]))
+        return along(slopes, like=z), -across(curves, like=z)
 
     return gradient_and_curvature
+
+
+def _joined(lists: list[list[Any]]) -> list[Any]:
+    return [one for several in lists for one in several]
 
 
 def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], Tensor]:
@@ -150,13 +152,11 @@ def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], T
     example = torch.zeros(of.size, dtype=torch.float64, device=held[0].device if held else None)
     captured = capture(pull, example, (*held, *of.forward.constants), differentiable=True)
     derivatives: Derivatives = with_derivatives(captured.graph, "pull")
+    every = tuple(range(of.size))
+    places = Places([(active, every) for active in derivatives.active["pull"]], of.size, axes=2)
 
     def second(z: Tensor, scores: list[Tensor], constants: tuple[Tensor, ...]) -> Tensor:
-        rows_of = derivatives.graph(z, *captured.recipe(*scores, *constants))["pull"]
-        result = torch.zeros(of.size, of.size, dtype=z.dtype, device=z.device)
-        for rows, active in zip(rows_of, derivatives.active["pull"], strict=True):
-            result = result + placement(active, of.size, like=z).mT @ rows
-        return result
+        return places(derivatives.graph(z, *captured.recipe(*scores, *constants))["pull"], like=z)
 
     return second
 
@@ -172,7 +172,9 @@ def _summary(of: Parts) -> Callable[..., Any]:
         for name, value in at["values"].items():
             dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
             for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
-                dense = dense + placement(active, size, like=z).mT @ rows.reshape(len(active), -1).to(z.dtype)
+                where = torch.tensor(active, device=z.device)
+                part = rows.reshape(len(active), -1).to(z.dtype)
+                dense = dense.index_put((where,), part, accumulate=True)
             slopes[name] = dense.reshape(size, *value.shape)
         return at["values"], slopes, at["chi_square"]
 

@@ -7,6 +7,7 @@ that both move. Blocks in windows meet where their windows overlap, and nowhere 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain, combinations_with_replacement
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from bayesprof.inference.blocks import Windows
+from bayesprof.inference.places import Entries, Places
 from bayesprof.placing import cut, overlaps
 
-Entries = tuple[int | None, ...]
+_Product = list[tuple[tuple[Entries, Entries], Tensor]]
+"""Blocks of a matrix, with the entries along their rows and columns."""
 
 
 class _Piece(NamedTuple):
@@ -47,55 +50,60 @@ class Jacobian:
 
     def times(self, score: Tensor, *, like: Tensor) -> Tensor:
         """J^T score, along all entries of z, which is `like`."""
-        total = torch.zeros_like(like)
-        for rows, entries, at in self.pieces:
+        sums = []
+        for rows, _, at in self.pieces:
             part, values = _of_one_kind(rows, score)
-            whole = part @ values.reshape(-1) if at is None else (part * _seen(values, at)).sum((-2, -1))
-            # images may be float32, and are summed as they are; z never is
-            total = total + whole.reshape(-1).to(like.dtype) @ placement(entries, len(like), like=like)
-        return total
+            sums.append(part @ values.reshape(-1) if at is None else (part * _seen(values, at)).sum((-2, -1)))
+        return _places(tuple((piece.entries,) for piece in self.pieces), len(like), 1)(sums, like=like)
 
     def squared(self, other: Jacobian, weight: Tensor, *, like: Tensor) -> Tensor:
         """J^T diag(weight) J of this and another one."""
-        total = torch.zeros(len(like), len(like), dtype=like.dtype, device=like.device)
+        products: _Product = []
         if other is not self:
             for one in self.pieces:
                 for two in other.pieces:
-                    total = total + _product(one, two, weight, like)
-            return total
-        for one, two in combinations_with_replacement(self.pieces, 2):
-            product = _product(one, two, weight, like)
-            total = total + (product if one is two else product + product.mT)
-        return total
+                    products += _product(one, two, weight)
+        else:
+            for one, two in combinations_with_replacement(self.pieces, 2):
+                product = _product(one, two, weight)
+                products += product if one is two else product + _transposed(product)
+        along = tuple(entries for entries, _ in products)
+        return _places(along, len(like), 2)([values for _, values in products], like=like)
 
 
-def _product(one: _Piece, two: _Piece, weight: Tensor, like: Tensor) -> Tensor:
+@lru_cache(maxsize=256)
+def _places(along: tuple[tuple[Entries, ...], ...], size: int, axes: int) -> Places:
+    return Places(along, size, axes=axes)
+
+
+def _transposed(product: _Product) -> _Product:
+    return [((columns, rows), values.mT) for (rows, columns), values in product]
+
+
+def _product(one: _Piece, two: _Piece, weight: Tensor) -> _Product:
     if one.at is not None and two.at is None:
-        return _product(two, one, weight, like).mT
+        return _transposed(_product(two, one, weight))
     rows, others, weight = _of_one_kind(one.rows, two.rows, weight)
-    first, second = (placement(piece.entries, len(like), like=like) for piece in (one, two))
     if two.at is None:
-        return first.mT @ ((rows * weight.reshape(-1)) @ others.mT).to(like.dtype) @ second
+        return [((one.entries, two.entries), (rows * weight.reshape(-1)) @ others.mT)]
     weighted = others * _seen(weight, two.at)
     if one.at is None:
         image = rows.reshape(len(rows), two.at.ny, two.at.nx)
         met = torch.einsum("rwyx,swyx->rsw", _seen(image, two.at), weighted).flatten(1)
-        return first.mT @ met.to(like.dtype) @ second
+        return [((one.entries, two.entries), met)]
     pairs = overlapping(one.at, two.at)
     if one is two:
         pairs = [pair for pair in pairs if pair[0] <= pair[1]]
     if not pairs:
-        return torch.zeros(len(like), len(like), dtype=like.dtype, device=like.device)
+        return []
     met = overlaps(weighted, rows, two.at.y, two.at.x, one.at.y, one.at.x, [i for j, k in pairs for i in (k, j)])
-    blocks = met.mT.to(like.dtype)
-    if one is two:
-        # a window meets itself once, and others for both of them
-        shares = [0.5 if i == j else 1.0 for i, j in pairs]
-        blocks = blocks * torch.tensor(shares, dtype=like.dtype, device=like.device)[:, None, None]
-    here, there = torch.tensor(pairs, device=like.device).unbind(-1)
-    by_window = like.new_zeros(len(one.at.y), len(two.at.y), *blocks.shape[-2:]).index_put((here, there), blocks)
-    total = first.mT @ by_window.permute(2, 0, 3, 1).reshape(len(first), len(second)) @ second
-    return total + total.mT if one is two else total
+    count, other_count = len(one.at.y), len(two.at.y)
+    product: _Product = []
+    for (i, j), block in zip(pairs, met.mT.unbind(-3), strict=True):
+        product.append(((one.entries[i::count], two.entries[j::other_count]), block))
+        if one is two and i != j:  # two windows that meet do so for both of them
+            product += _transposed(product[-1:])
+    return product
 
 
 def overlapping(one: Windows, two: Windows) -> list[tuple[int, int]]:
@@ -108,12 +116,6 @@ def overlapping(one: Windows, two: Windows) -> list[tuple[int, int]]:
         & (other_x < x[:, None] + one.width)
     )
     return [(i, j) for i, j in meet.nonzero().tolist()]
-
-
-def placement(entries: Entries, size: int, *, like: Tensor) -> Tensor:
-    """Matrix, one row for each of the `entries`, that puts them at their places among `size`."""
-    columns = torch.tensor([-1 if entry is None else entry for entry in entries], device=like.device)
-    return (columns[:, None] == torch.arange(size, device=like.device)).to(like.dtype)
 
 
 def _seen(image: Tensor, at: Windows) -> Tensor:

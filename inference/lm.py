@@ -213,7 +213,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                 if bending is not None:
                     curvature, damping, growth = bending, 0.0, 2.0
                     scale = curvature.diagonal().clamp(min=1e-12)
-            step = _within(_LONGEST / sharpest.sqrt(), curvature, gradient, scale, damping, layout)
+            step = within(_LONGEST / sharpest.sqrt(), curvature, gradient, scale, damping, layout)
             expected = float(gradient @ step - 0.5 * step @ curvature @ step)
 
             def ratio_to(reached: Tensor, start: Tensor = value, expected: float = expected) -> float:
@@ -246,7 +246,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
     return Climb(z, False, float(value), max_iterations, message)
 
 
-def _within(
+def within(
     longest: Tensor, curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None
 ) -> Tensor:
     """Step of the damped system of which no entry is longer than `longest` (D,): those that would be are as long as

@@ -275,12 +275,16 @@ class Posterior:
         names = tuple(self.data)
 
         def forward(z: Tensor, *data: Tensor) -> dict[str, Any]:
-            trace, log_jacobian = self._conditioned(z, dict(zip(names, data, strict=True)))
+            trace, log_jacobians = self._conditioned(z, dict(zip(names, data, strict=True)))
+            log_jacobian = torch.stack(list(log_jacobians.values())).sum(0)
+            log_density = trace.log_prob_sum() + log_jacobian
             terms = [term for name in known for term in fisher_terms(trace.nodes[name]) or ()]
             log_prior = trace.log_prob_sum(lambda name, site: name in latent) + log_jacobian
             return {
-                "log_density": trace.log_prob_sum() + log_jacobian,
+                "log_density": log_density,
                 "log_prior": log_prior,
+                # one by one, as their second derivatives are as few as those of each
+                "prior_terms": [trace.nodes[name]["log_prob_sum"] + term for name, term in log_jacobians.items()],
                 "log_unknown": trace.log_prob_sum(lambda name, site: name not in latent and name not in known)
                 + torch.zeros_like(log_jacobian),
                 "parameters": [term.parameter for term in terms],
@@ -444,13 +448,13 @@ class Posterior:
     def _latent(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.sites)
 
-    def _conditioned(self, z: Tensor, data: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
-        """Pyro's trace of the model at `z` (D,) and over `data`, and the log Jacobian of the transforms."""
+    def _conditioned(self, z: Tensor, data: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+        """Pyro's trace of the model at `z` (D,) and over `data`, and the log Jacobians of the transforms, by site."""
         transformed = self.transformed(z)
         model = poutine.condition(self.model, data={name: value for name, (value, _) in transformed.items()})
         with Observing(data):
             trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
-        return trace, torch.stack([log_jacobian for _, log_jacobian in transformed.values()]).sum(0)
+        return trace, {name: log_jacobian for name, (_, log_jacobian) in transformed.items()}
 
     def transformed(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Value of each latent site at `z` of shape ``(..., D)``, and the log Jacobian of its transform, ``(...)``."""

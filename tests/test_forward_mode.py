@@ -13,6 +13,7 @@ import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.capture import capture
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
+from bayesprof.inference.places import Places
 from bayesprof.sparse import by_rows, sparse_product
 
 torch.manual_seed(3)
@@ -238,3 +239,19 @@ def test_gradient_looks_up_one_table_whatever_the_number_of_shape_parameters():
         targets = [str(node.target) for node in graph.nodes]
         counts[make.__name__] = tuple(targets.count(f"aten.{name}.default") for name in ("gather", "scatter_add"))
     assert set(counts.values()) == {(4, 4)}, counts
+
+
+# -- where blocks go
+
+
+def test_blocks_are_added_at_their_places_and_those_of_no_entry_go_nowhere():
+    values = torch.arange(1.0, 7.0).reshape(3, 2)  # in single precision, as those of images may be
+    like = torch.zeros(4, dtype=torch.float64)
+    vector = Places([((2, None, 0),), ((0, 3),)], 4, axes=1)([values[:, 0], values[0]], like=like)
+    assert vector.dtype == torch.float64
+    assert vector.tolist() == [5.0 + 1.0, 0.0, 1.0, 2.0]
+    matrix = Places([((2, None, 0), (1, 2)), ((0,), (2,))], 4, axes=2)([values, torch.tensor([[10.0]])], like=like)
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    expected[2, 1], expected[2, 2], expected[0, 1], expected[0, 2] = 1.0, 2.0, 5.0, 6.0 + 10.0
+    assert torch.equal(matrix, expected)
+    assert torch.equal(Places([], 4, axes=2)([], like=like), torch.zeros(4, 4, dtype=torch.float64))

@@ -28,6 +28,7 @@ import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference import Posterior, export
 from bayesprof.inference.information import fisher_terms
+from bayesprof.inference.lm import within
 
 DRAWS = np.random.default_rng(11)
 X = torch.from_numpy(DRAWS.normal(size=(20, 3)))
@@ -597,6 +598,40 @@ def regression_posterior() -> tuple[np.ndarray, np.ndarray]:
     x, y = X.numpy(), Y.numpy()
     covariance = np.linalg.inv(x.T @ x / 0.3**2 + np.eye(3) / 2.0**2)
     return covariance @ (x.T @ y / 0.3**2), covariance
+
+
+def test_a_step_beyond_its_limit_is_cut_and_the_other_entries_are_solved_for_given_it():
+    random = torch.Generator().manual_seed(1)
+    root = torch.randn(5, 5, generator=random, dtype=torch.float64)
+    curvature, gradient = root @ root.T + torch.eye(5, dtype=torch.float64), torch.randn(5, generator=random).double()
+    free = torch.linalg.solve(curvature, gradient)
+    longest = torch.full((5,), torch.inf, dtype=torch.float64)
+    longest[2] = 0.1 * free[2].abs()
+    step = within(longest, curvature, gradient, curvature.diagonal(), 0.0, None)
+    assert float(step[2]) == pytest.approx(0.1 * float(free[2]), rel=1e-12)
+    slope = gradient - curvature @ step  # of the quadratic, which is highest there but for the entry that is held
+    others = torch.tensor([0, 1, 3, 4])
+    torch.testing.assert_close(slope[others], torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(within(longest * torch.inf, curvature, gradient, curvature.diagonal(), 0.0, None), free)
+
+
+def test_a_parameter_that_runs_away_doesnt_hold_up_the_others():
+    # an index that saturates at both ends, far from its truth, beside ten amplitudes with nothing to do with it
+    grid = torch.linspace(0.0, 3.0, 60, dtype=torch.float64)
+
+    def curve(index: Tensor) -> Tensor:
+        return 300.0 * torch.exp(-grid * index)
+
+    def model() -> None:
+        index = pyro.sample("index", dist.Uniform(*torch.tensor([0.3, 8.0], dtype=torch.float64)))
+        amplitudes = pyro.sample("amplitudes", dist.Normal(torch.zeros(10).double(), 1e3).to_event(1))
+        pyro.sample("curve", dist.Normal(curve(index), 1.0).to_event(1), obs=curve(torch.tensor(6.0).double()))
+        pyro.sample("data", dist.Normal(amplitudes, 1.0).to_event(1), obs=100.0 * torch.arange(10).double())
+
+    fit = inference.lm(model, init={"index": torch.tensor(0.31, dtype=torch.float64)})
+    assert fit.converged
+    assert fit.iterations <= 12
+    assert fit.params["index"] == pytest.approx(6.0, abs=0.1)
 
 
 def test_fit_of_a_linear_model_is_its_exact_posterior():
