@@ -16,13 +16,16 @@ from bayesprof.inference.places import Places
 
 
 class Parts(Protocol):
-    """What is known of a model: its `forward` graph of `size` arguments, and whether the information of all that it
-    observes is known.
+    """What is known of a model: its `forward` graph of `size` arguments, whether the information of all that it
+    observes is known, and its :func:`prior_curvature`.
     """
 
     forward: Captured
     size: int
     all_known: bool
+
+    @property
+    def prior_curvature(self) -> Callable[..., tuple[Tensor, Tensor]]: ...
 
     def part(self, name: str, *, differentiable: bool) -> fx.GraphModule:
         """One of the values that the forward graph returns, as a function of its own."""
@@ -51,7 +54,7 @@ def _expansion(of: Parts) -> Callable[..., Any]:
     size = of.size
     parts = of.forward.several("log_density", "weights", "scores", "parameters")
     first = with_derivatives(parts, "parameters", in_windows=True)
-    prior_curvature = _prior_curvature(of)
+    prior_curvature = of.prior_curvature
 
     def expansion(z: Tensor, *constants: Tensor) -> Any:
         at = first.graph(z, *constants)
@@ -81,7 +84,7 @@ def _hessian(of: Parts) -> Callable[..., Any]:
     """
     parts = of.forward.several("log_density", "bends", "scores", "parameters")
     first = with_derivatives(parts, "parameters", in_windows=True)
-    prior_curvature, pulled = _prior_curvature(of), _pulled(of)
+    prior_curvature, pulled = of.prior_curvature, _pulled(of)
 
     def hessian(z: Tensor, *constants: Tensor) -> Any:
         at = first.graph(z, *constants)
@@ -112,7 +115,7 @@ def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | 
     return [Jacobian(*layout) if layout[0] else None for layout in layouts]
 
 
-def _prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
+def prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
     """Gradient of the log prior, and minus its Hessian."""
     slope = with_derivatives(of.forward.several("prior_terms"), "prior_terms")
     curved = with_derivatives(with_shapes(slope.graph), "prior_terms")

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch._inductor.exc import InductorError
 from torch.utils._pytree import tree_flatten, tree_map
 
 from bayesprof.inference.capture import Captured, capture, interpreted, without_writes
-from bayesprof.inference.derived import DERIVED, DIFFERENTIATED, swapped
+from bayesprof.inference.derived import DERIVED, DIFFERENTIATED, prior_curvature, swapped
 from bayesprof.inference.native import Compiled, CompilerError
 from bayesprof.inference.real_pairs import in_real_arithmetic
 from bayesprof.inference.threads import one_thread, side_by_side
@@ -139,6 +139,10 @@ class _Shared:
         if key not in self.parts:
             self.parts[key] = self.forward.only(name, differentiable=differentiable)
         return self.parts[key]
+
+    @cached_property
+    def prior_curvature(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        return prior_curvature(self)
 
     def largest(self, name: str) -> int:
         """Number of elements of the largest array behind one of the functions."""
