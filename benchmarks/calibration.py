@@ -4,7 +4,8 @@
 
 Small scenes of one component each (tests/posteriors.py), fitted by the default method of inference.calibrate. Each
 finished pair leaves its ranks (NAME.json) and its picture (NAME.png) in OUT_DIR, and a row for each of its parameters
-in calibration.md; run again, what is finished is kept.
+in calibration.md; run again, what is finished is kept, and one that was interrupted goes on (NAME.h5). The time of a
+pair is that of its last run.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ import torch
 
 import bayesprof as bp
 from bayesprof import plots
-from bayesprof.inference.calibrate import LEVELS, Calibration, calibrate
+from bayesprof.inference.calibrate import calibrate
+from bayesprof.inference.calibration import LEVELS, Calibration
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from posteriors import COMPONENTS, LIKELIHOODS, component_scene
 
 
-def run(component: str, likelihood: str, simulations: int, seed: int) -> dict[str, Any]:
+def run(component: str, likelihood: str, simulations: int, seed: int, checkpoint: Path) -> dict[str, Any]:
     """What a finished pair leaves."""
     start = time.perf_counter()
-    calibration = calibrate(component_scene(component, likelihood), simulations=simulations, seed=seed)
+    scene = component_scene(component, likelihood)
+    calibration = calibrate(scene, simulations=simulations, seed=seed, checkpoint=checkpoint)
     return {
         "component": component,
         "likelihood": likelihood,
@@ -114,7 +117,7 @@ def main() -> None:
             path = given.out / f"{component}_{likelihood}.json"
             report = json.loads(path.read_text()) if path.exists() else None
             if report is None or (report["simulations"], report["seed"]) != (given.simulations, given.seed):
-                report = run(component, likelihood, given.simulations, given.seed)
+                report = run(component, likelihood, given.simulations, given.seed, path.with_suffix(".h5"))
                 plots.calibration(restored(report), path=path.with_suffix(".png"))
                 write(path, json.dumps(report))
             reports.append(report)

@@ -16,7 +16,8 @@ fits an approximation of your choice. They return ``arviz.InferenceData`` with a
 :func:`evidence` compares models; :func:`calibrate` checks a model and a method on simulated data.
 """
 
-from bayesprof.inference.calibrate import Calibration, calibrate
+from bayesprof.inference.calibrate import calibrate
+from bayesprof.inference.calibration import Calibration
 from bayesprof.inference.compare import compare
 from bayesprof.inference.constraints import Constraint
 from bayesprof.inference.ensemble import ensemble

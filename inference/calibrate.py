@@ -9,19 +9,19 @@ et al. 2018, arXiv:1804.06788). Ranks that aren't show an error in the density, 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import arviz as az
 import numpy as np
 import torch
-from astropy.table import Table
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayesprof.inference.calibration import JOINT, Calibration
+from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
 from bayesprof.inference.laplace import student_t
@@ -30,19 +30,9 @@ from bayesprof.inference.matched import matched
 from bayesprof.inference.nuts import nuts
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.ranks import Uniformity, coverage, ecdf_band, uniformity
+from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
 from bayesprof.inference.whitening import whitened_at
-
-LEVELS = (0.5, 0.683, 0.954)
-"""Probabilities of the central intervals whose coverage is counted."""
-FALSE_ALARM = 0.01
-"""Probability that a correct posterior fails, over all its parameters and tests (Bonferroni)."""
-FLAGGED = 0.1
-"""Fraction of fits that may fail by their own verdict before the calibration fails."""
-JOINT = "log density"
-"""Label of the log posterior density, ranked beside the parameters: it feels all widths at once, and a posterior that
-ignores the data, which no parameter's rank does (Modrak et al. 2023, arXiv:2211.02383)."""
 
 _FIRST, _MORE = 5, 15  # proposals for each draw kept, from the approximation at the maximum and matched to those
 _INDEPENDENT = 0.7  # effective fraction of the draws kept, below which they repeat each other too much
@@ -56,115 +46,6 @@ Method = Callable[[Posterior, int], Outcome]
 Simulator = Callable[[int], Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Ranks of known truths among posterior draws, and what they say about a method.
-
-    Attributes
-    ----------
-    ranks : dict
-        Number of draws below the truth, by label, one for each simulation that gave draws: integers from 0 to
-        `draws`. The labels are the scalars of the latent sites, and "log density" for the posterior density itself.
-    draws : int
-        Posterior draws that each truth was ranked among.
-    simulations : int
-        Number of simulations, those that gave no draws included.
-    flagged : dict
-        How often, by reason, a fit failed by its own verdict. Its ranks count all the same.
-    missing : dict
-        How often, by reason, a fit gave no draws to rank.
-    """
-
-    ranks: dict[str, np.ndarray]
-    draws: int
-    simulations: int
-    flagged: dict[str, int]
-    missing: dict[str, int]
-
-    @property
-    def coverage(self) -> dict[str, dict[float, float]]:
-        """Fraction of truths inside the central interval of each of LEVELS, by label."""
-        return {
-            name: {level: coverage(ranks, self.draws, level) for level in LEVELS} for name, ranks in self.ranks.items()
-        }
-
-    @property
-    def coverage_error(self) -> dict[float, float]:
-        """Binomial standard deviation of the coverages of a calibrated posterior, by level."""
-        return {level: (level * (1 - level) / self._ranked) ** 0.5 for level in LEVELS}
-
-    def band(self, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """What :func:`ecdf_band` gives for these ranks."""
-        return ecdf_band(self._ranked, self.draws, probability)
-
-    @cached_property
-    def tests(self) -> dict[str, Uniformity]:
-        """Tests of uniform ranks, by label."""
-        return {name: uniformity(ranks, self.draws) for name, ranks in self.ranks.items()}
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """What the tests found, by label, of the parameters that failed one."""
-        limit = FALSE_ALARM / (3 * len(self.tests))
-        return {name: _found(name, test, limit) for name, test in self.tests.items() if test.p < limit}
-
-    @property
-    def verdict(self) -> str:
-        """The word "ok", or what failed, parameter by parameter, and what to look for."""
-        failures = list(self.failed.values())
-        if failures:
-            failures[-1] += (
-                "; look for a term missing in the density, noise of the wrong size in the likelihood, or a sampler "
-                "or an approximation that doesn't cover the posterior"
-            )
-        flagged, missing = sum(self.flagged.values()), sum(self.missing.values())
-        if flagged > FLAGGED * self.simulations:
-            failures.append(
-                f"{flagged} of {self.simulations} fits failed by their own verdict, most often: "
-                f"{_commonest(self.flagged)}"
-            )
-        if missing:
-            failures.append(
-                f"{missing} of {self.simulations} fits gave no draws, which hides their ranks, most often: "
-                f"{_commonest(self.missing)}"
-            )
-        return "; ".join(failures) or "ok"
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict == "ok"
-
-    def table(self) -> Table:
-        """One row a parameter: coverages in percent, offset and spread of the truths, and the smallest of the three
-        p-values.
-        """
-        rows = [
-            (name, *(100 * covered[level] for level in LEVELS), test.offset, test.spread, test.p)
-            for (name, covered), test in zip(self.coverage.items(), self.tests.values(), strict=True)
-        ]
-        levels = [f"{100 * level:g}%" for level in LEVELS]
-        table = Table(rows=rows, names=("parameter", *levels, "offset", "spread", "p"))
-        for column in levels:
-            table[column].format = ".1f"
-        for column in ("offset", "spread"):
-            table[column].format = ".3f"
-        table["p"].format = ".2g"
-        return table
-
-    @property
-    def _ranked(self) -> int:
-        return len(next(iter(self.ranks.values())))
-
-    def __repr__(self) -> str:
-        counts = f"{self.simulations} simulations, {self.draws} draws each"
-        failed = (
-            f"{sum(self.flagged.values())} flagged by their own verdict, {sum(self.missing.values())} without draws"
-        )
-        errors = ", ".join(f"{100 * error:.1f}" for error in self.coverage_error.values())
-        rows = "\n".join(self.table().pformat(show_dtype=False, max_lines=-1, max_width=-1))
-        return f"Calibration: {self.verdict}\n{counts}; {failed}; errors of the coverages {errors}\n{rows}"
-
-
 def calibrate(
     model: Callable[..., Any] | Posterior,
     *args: Any,
@@ -175,6 +56,7 @@ def calibrate(
     start: str = "model",
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
     **kwargs: Any,
 ) -> Calibration:
     """Check by simulation whether the posteriors of `model` that `method` finds are calibrated.
@@ -206,6 +88,9 @@ def calibrate(
         Same seed, same ranks.
     progress : bool
         Show a progress bar.
+    checkpoint : path, optional
+        File that ranks are saved in every few seconds. After a kill, or with a larger number of `simulations`, the
+        same call goes on from there.
 
     Returns
     -------
@@ -215,7 +100,8 @@ def calibrate(
     ------
     ValueError, TypeError
         For arguments out of range, methods that return something else, and models that can't simulate: without
-        observed sites, with factors, or with scaled sites.
+        observed sites, with factors, or with scaled sites; for a checkpoint of another calibration, or of more
+        simulations.
 
     Examples
     --------
@@ -239,17 +125,12 @@ def calibrate(
         raise ValueError("calibrate: start is for the default method only; give `method` a start of its own")
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     _check_generative(posterior)
-    simulate = simulate or _prior_predictive(posterior)
+    given, simulate = simulate, simulate or _prior_predictive(posterior)
     prior_seeds = seeds_from(seed + 1, _BATCH - 1)
     starts = torch.stack([posterior.initial(), *(posterior.prior_draw(prior_seed) for prior_seed in prior_seeds)])
 
-    ranks: list[dict[str, int]] = []
-    flagged: Counter[str] = Counter()
-    missing: Counter[str] = Counter()
-    seeds = seeds_from(seed, 2 * simulations)
-    for simulated_seed, fit_seed in tqdm(
-        zip(seeds[::2], seeds[1::2], strict=True), total=simulations, disable=not progress, desc="SBC", unit="fit"
-    ):
+    def simulated(simulated_seed: int, fit_seed: int) -> dict[str, Any]:
+        """What :meth:`Tally.count` takes of one simulation."""
         values = simulate(simulated_seed)
         replica = posterior.with_data({name: values[name] for name in posterior.observed})
         truth = {site.name: values[site.name] for site in posterior.sites}
@@ -260,19 +141,44 @@ def calibrate(
                 init = truth if start == "truth" else _best_of(starts, replica)
                 outcome = _laplace_or_nuts(replica, fit_seed, draws, init)
         except (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
-            missing[f"{type(error).__name__}: {error}"] += 1
-            continue
+            return {"ranks": None, "missing": f"{type(error).__name__}: {error}"}
         kept, verdict = _independent(outcome, replica, draws)
         if not bool(kept.isfinite().all()):
-            missing["draws that aren't finite"] += 1
-            continue
-        if verdict != "ok":
-            flagged[verdict] += 1
-        ranks.append(_ranks(replica, truth, kept, fit_seed))
-    if not ranks:
-        raise ValueError(f"calibrate: expected draws from the fits, got none from all {simulations}: {dict(missing)}")
-    columns = {label: np.array([row[label] for row in ranks]) for label in ranks[0]}
-    return Calibration(columns, draws, simulations, dict(flagged), dict(missing))
+            return {"ranks": None, "missing": "draws that aren't finite"}
+        return {
+            "ranks": _ranks(replica, truth, kept, fit_seed),
+            "flagged": None if verdict == "ok" else verdict,
+        }
+
+    identity = {
+        "method": "calibrate", "by": _name(method), "simulate": _name(given), "start": start, "seed": seed,
+        "draws": draws, "model": posterior.fingerprint,
+    }  # fmt: skip
+    with nullcontext() if checkpoint is None else Checkpoint(checkpoint, identity) as saved:
+        tally = Tally(saved)
+        if tally.done > simulations:
+            raise ValueError(
+                f"calibrate: expected simulations >= {tally.done}, as many as '{checkpoint}' holds, got {simulations}"
+            )
+        seeds = seeds_from(seed, 2 * simulations)
+        pairs = list(zip(seeds[::2], seeds[1::2], strict=True))
+        bar = tqdm(
+            pairs[tally.done :], initial=tally.done, total=simulations, disable=not progress, desc="SBC", unit="fit"
+        )
+        try:
+            for pair in bar:
+                tally.count(**simulated(*pair))
+        finally:
+            tally.save()
+    if not tally.ranks:
+        raise ValueError(
+            f"calibrate: expected draws from the fits, got none from all {simulations}: {dict(tally.missing)}"
+        )
+    return Calibration(tally.columns(), draws, simulations, dict(tally.flagged), dict(tally.missing))
+
+
+def _name(function: Callable[..., Any] | None) -> str | None:
+    return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _check_generative(posterior: Posterior) -> None:
@@ -379,24 +285,3 @@ def _ranks(posterior: Posterior, truth: Mapping[str, Tensor], draws: Tensor, see
         label: int((values < true).sum() + lot.integers((values == true).sum() + 1))
         for label, (values, true) in pairs.items()
     }
-
-
-def _found(name: str, test: Uniformity, limit: float) -> str:
-    """What the tests of a parameter found at the significance `limit`."""
-    found = []
-    if test.p_offset < limit:
-        size = f"by {abs(test.offset):.2f} posterior standard deviations (p = {test.p_offset:.1g})"
-        if name == JOINT:
-            way = "wide: the truths lie nearer to" if test.offset > 0 else "narrow, or off: the truths lie farther from"
-            return f"the posterior of all parameters is too {way} its maximum than its draws ({name}, {size})"
-        found.append(f"biased {'low' if test.offset > 0 else 'high'}, {size}")
-    if test.p_spread < limit:
-        way = "narrow" if test.spread > 1 else "wide"
-        found.append(f"too {way}: the truths scatter {test.spread:.2f} times as far (p = {test.p_spread:.1g})")
-    if not found and test.p_shape < limit:
-        found.append(f"of the wrong shape: its ranks aren't uniform (p = {test.p_shape:.1g})")
-    return f"{name} is {' and '.join(found)}"
-
-
-def _commonest(reasons: Mapping[str, int]) -> str:
-    return max(reasons, key=lambda reason: reasons[reason])

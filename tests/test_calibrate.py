@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bayesprof import plots
 from bayesprof.inference import Posterior, lm
-from bayesprof.inference.calibrate import (
+from bayesprof.inference.calibrate import calibrate
+from bayesprof.inference.calibration import (
     JOINT,
     LEVELS,
     Calibration,
-    calibrate,
 )
 from bayesprof.inference.importance import importance
 from bayesprof.inference.laplace import student_t
@@ -98,6 +98,46 @@ def of_locations() -> Posterior:
 
 def run(model: Any, method: Any, simulations: int, **options: Any) -> Calibration:
     return calibrate(model, method=method, simulations=simulations, draws=DRAWS, seed=4, progress=False, **options)
+
+
+# -- what is kept
+
+
+def test_interrupted_or_extended_it_goes_on_to_the_same_ranks(of_locations, tmp_path):
+    whole = run(of_locations, exact, 40)
+    path, called = tmp_path / "ranks.h5", []
+
+    def until_interrupted(posterior: Posterior, seed: int) -> Tensor:
+        called.append(seed)
+        if len(called) == 13:
+            raise KeyboardInterrupt
+        if len(called) == 3:
+            raise ZeroDivisionError("a fit without draws")
+        return exact(posterior, seed)
+
+    until_interrupted.__qualname__ = "exact"
+    with pytest.raises(KeyboardInterrupt):
+        run(of_locations, until_interrupted, 20, checkpoint=path)
+    half = run(of_locations, until_interrupted, 20, checkpoint=path)
+    assert len(called) == len(set(called)) + 1 == 21  # the interrupted one again, and none of the others
+    assert half.missing == {"ZeroDivisionError: a fit without draws": 1}
+    extended = run(of_locations, exact, 40, checkpoint=path)
+    assert extended.missing == half.missing
+    for name, ranks in whole.ranks.items():
+        assert extended.ranks[name].tolist() == np.delete(ranks, 2).tolist()
+    with pytest.raises(ValueError, match=r"expected simulations >= 40, as many as '.*ranks.h5' holds, got 20"):
+        run(of_locations, exact, 20, checkpoint=path)
+    with pytest.raises(ValueError, match='checkpoint of another run: expected by = "by_grid", found "exact"'):
+        run(of_locations, by_grid, 40, checkpoint=path)
+
+
+def test_a_calibration_without_any_draws_yet_is_kept_as_well(of_locations, tmp_path):
+    def failing(posterior: Posterior, seed: int) -> Tensor:
+        raise ZeroDivisionError("no draws")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"got none from all 20: {'ZeroDivisionError: no draws': 20}"):
+            run(of_locations, failing, 20, checkpoint=tmp_path / "ranks.h5")
 
 
 # -- what passes and what fails

@@ -46,7 +46,7 @@ def calibration(calibration: Any, *, path: str | PathLike[str] | None = None) ->
     --------
     >>> import numpy as np
     >>> from bayesprof import plots
-    >>> from bayesprof.inference.calibrate import Calibration
+    >>> from bayesprof.inference import Calibration
     >>> ranks = {"galaxy.flux": np.random.default_rng(0).integers(0, 100, 128)}
     >>> figure = plots.calibration(Calibration(ranks, draws=99, simulations=128, flagged={}, missing={}))
     """
