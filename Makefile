@@ -26,7 +26,7 @@ notebooks: .venv/installed
 test: .venv/installed-test lint types
 	$(BIN)/python -m pytest -n 2
 
-# the slow ones too, half an hour
+# the slow ones too, more than half an hour
 test-all: .venv/installed-test lint types
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
