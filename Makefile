@@ -18,7 +18,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/bayesprof fit --settings examples/sample.toml --out demo-results --overwrite
 
-# Run the notebooks of examples/ again, in place: the outputs that they are stored with. Twelve minutes
+# Run the notebooks of examples/ again, in place: the outputs that they are stored with. A quarter of an hour
 notebooks: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
 	$(BIN)/python examples/run_notebooks.py

@@ -4,8 +4,8 @@
 
 Small scenes of one component each (tests/posteriors.py), fitted by the default method of inference.calibrate. Each
 finished pair leaves its ranks (NAME.json) and its picture (NAME.png) in OUT_DIR, and a row for each of its parameters
-in calibration.md; run again, what is finished is kept, and one that was interrupted goes on (NAME.h5). The time of a
-pair is that of its last run.
+in calibration.md; run again, what is finished is kept, and one that was interrupted goes on (NAME_SEED.h5). The time of
+a pair is that of its last run.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def main() -> None:
             path = given.out / f"{component}_{likelihood}.json"
             report = json.loads(path.read_text()) if path.exists() else None
             if report is None or (report["simulations"], report["seed"]) != (given.simulations, given.seed):
-                report = run(component, likelihood, given.simulations, given.seed, path.with_suffix(".h5"))
+                report = run(
+                    component, likelihood, given.simulations, given.seed, path.with_name(f"{path.stem}_{given.seed}.h5")
+                )
                 plots.calibration(restored(report), path=path.with_suffix(".png"))
                 write(path, json.dumps(report))
             reports.append(report)

@@ -18,8 +18,8 @@ from bayesprof.inference.blocks import Windows
 from bayesprof.inference.places import Entries, Places
 from bayesprof.placing import cut, overlaps
 
-_Product = list[tuple[tuple[Entries, Entries], Tensor]]
-"""Blocks of a matrix, with the entries along their rows and columns."""
+_Product = list[tuple[list[tuple[Entries, Entries]], Tensor]]
+"""Blocks of a matrix, those of one shape together: the entries along rows and columns of each, and their values."""
 
 
 class _Piece(NamedTuple):
@@ -67,7 +67,7 @@ class Jacobian:
             for one, two in combinations_with_replacement(self.pieces, 2):
                 product = _product(one, two, weight)
                 products += product if one is two else product + _transposed(product)
-        along = tuple(entries for entries, _ in products)
+        along = tuple(entries for blocks, _ in products for entries in blocks)
         return _places(along, len(like), 2)([values for _, values in products], like=like)
 
 
@@ -77,7 +77,7 @@ def _places(along: tuple[tuple[Entries, ...], ...], size: int, axes: int) -> Pla
 
 
 def _transposed(product: _Product) -> _Product:
-    return [((columns, rows), values.mT) for (rows, columns), values in product]
+    return [([(columns, rows) for rows, columns in along], values.mT) for along, values in product]
 
 
 def _product(one: _Piece, two: _Piece, weight: Tensor) -> _Product:
@@ -85,12 +85,12 @@ def _product(one: _Piece, two: _Piece, weight: Tensor) -> _Product:
         return _transposed(_product(two, one, weight))
     rows, others, weight = _of_one_kind(one.rows, two.rows, weight)
     if two.at is None:
-        return [((one.entries, two.entries), (rows * weight.reshape(-1)) @ others.mT)]
+        return [([(one.entries, two.entries)], (rows * weight.reshape(-1)) @ others.mT)]
     weighted = others * _seen(weight, two.at)
     if one.at is None:
         image = rows.reshape(len(rows), two.at.ny, two.at.nx)
         met = torch.einsum("rwyx,swyx->rsw", _seen(image, two.at), weighted).flatten(1)
-        return [((one.entries, two.entries), met)]
+        return [([(one.entries, two.entries)], met)]
     pairs = overlapping(one.at, two.at)
     if one is two:
         pairs = [pair for pair in pairs if pair[0] <= pair[1]]
@@ -98,11 +98,11 @@ def _product(one: _Piece, two: _Piece, weight: Tensor) -> _Product:
         return []
     met = overlaps(weighted, rows, two.at.y, two.at.x, one.at.y, one.at.x, [i for j, k in pairs for i in (k, j)])
     count, other_count = len(one.at.y), len(two.at.y)
-    product: _Product = []
-    for (i, j), block in zip(pairs, met.mT.unbind(-3), strict=True):
-        product.append(((one.entries[i::count], two.entries[j::other_count]), block))
-        if one is two and i != j:  # two windows that meet do so for both of them
-            product += _transposed(product[-1:])
+    along = [(one.entries[i::count], two.entries[j::other_count]) for i, j in pairs]
+    product: _Product = [(along, met.mT)]
+    twice = [place for place, (i, j) in enumerate(pairs) if i != j] if one is two else []
+    if twice:  # two windows that meet do so for both of them
+        product += _transposed([([along[place] for place in twice], met.mT[torch.tensor(twice, device=met.device)])])
     return product
 
 

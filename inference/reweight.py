@@ -40,7 +40,7 @@ from bayesprof.population import PLATE, in_plate
 LARGEST_ERROR = 0.3
 """Error of the log likelihood between two draws of hyper-parameters, above which the verdict fails. It moves their
 posterior by about as many of its standard deviations."""
-_RELIED_ON = 2200  # draws, from which on the limit of k-hat is its largest, 0.7
+_RELIED_ON = 100 * math.ceil(10 ** (1 / (1 - K_HAT)) / 100)  # draws, from which on the limit of k-hat is its largest
 _FACTOR = "galaxies"
 _EQUAL = 1e-6  # log weights within this range of each other differ by rounding
 

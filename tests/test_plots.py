@@ -136,6 +136,8 @@ def test_image_of_several_has_a_panel_for_each(scene):
     assert not colliding_texts(figure)
     with pytest.raises(TypeError, match="expected an Image, several of them, or Detections, got ndarray"):
         plots.image(np.zeros((4, 5)))
+    with pytest.raises(TypeError, match=r"got int; make an Image of an array with bp.Image\(data\)"):
+        plots.image(3)
 
 
 # -- corner of a site with labels

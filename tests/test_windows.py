@@ -13,6 +13,7 @@ from bayesprof.inference.blocks import Windows
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
 from bayesprof.inference.jacobian import overlapping
 from bayesprof.inference.posterior import Posterior
+from bayesprof.windows import WindowedRenderer
 
 SHAPE = (90, 110)
 PLACES = {"one": (30.2, 34.6), "two": (41.3, 40.1), "three": (81.7, 60.4), "star": (88.4, 71.2)}
@@ -99,6 +100,20 @@ def test_windows_at_the_edge_of_the_image_are_moved_into_it():
     expected = bp.Scene(blank(), star=star).predict()
     found = bp.Scene(blank(), windows={"star": bp.Window(-9, 80, 12, 99)}, star=star).predict()
     assert float((found - expected).norm() / expected.norm()) < 2e-4
+
+
+def test_a_large_window_keeps_its_shape_and_a_small_one_is_enlarged_to_a_square():
+    image = bp.Image(np.zeros((300, 310)), sigma=1.0, psf=kernel())
+    galaxy = {"x": 150.3, "y": 140.8, "flux": 1000.0, "r_eff": 6.0, "n": 1.0, "q": 0.7, "theta": 0.4}
+    given = {"large": bp.Window(11, 20, 289, 291), "small": bp.Window(100, 110, 170, 190)}
+    sizes = {name: WindowedRenderer(image, {name: window}).sizes[0] for name, window in given.items()}
+    assert {name: size.renderer.shape for name, size in sizes.items()} == {"large": (271, 278), "small": (96, 96)}
+    whole = bp.Scene(image, large=models.sersic(**galaxy)).predict()
+    windowed = bp.Scene(image, windows={"large": given["large"]}, large=models.sersic(**galaxy)).predict()
+    inside = (slice(20, 291), slice(11, 289))
+    torch.testing.assert_close(windowed[inside], whole[inside], rtol=1e-4, atol=1e-5 * float(whole.max()))
+    windowed[inside] = 0.0
+    assert not windowed.any()
 
 
 def test_windows_without_a_psf():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 
 import matplotlib
@@ -52,9 +52,12 @@ def image(
     if isinstance(shown, Detections | Image):
         several = [shown.image if isinstance(shown, Detections) else shown]
     else:
-        several = list(shown)
+        several = list(shown) if isinstance(shown, Iterable) else []
     if not several or not all(isinstance(each, Image) for each in several):
-        raise TypeError(f"image: expected an Image, several of them, or Detections, got {type(shown).__name__}")
+        raise TypeError(
+            f"image: expected an Image, several of them, or Detections, got {type(shown).__name__}; make an Image of "
+            "an array with bp.Image(data)"
+        )
     columns = min(len(several), _COLUMNS)
     rows = math.ceil(len(several) / columns)
     ny, nx = several[0].shape
