@@ -8,7 +8,6 @@ et al. 2018, arXiv:1804.06788). Ranks that aren't show an error in the density, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,21 +22,18 @@ from tqdm.auto import tqdm
 from bayesprof.inference.calibration import JOINT, Calibration
 from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
-from bayesprof.inference.importance import importance, resampled
+from bayesprof.inference.importance import importance, resampled, spread
 from bayesprof.inference.laplace import student_t
 from bayesprof.inference.lm import lm
-from bayesprof.inference.matched import matched
-from bayesprof.inference.nuts import nuts
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
+from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.tally import Tally
-from bayesprof.inference.verdict import k_hat_limit
 from bayesprof.inference.whitening import whitened_at
 
-_FIRST, _MORE = 5, 15  # proposals for each draw kept, from the approximation at the maximum and matched to those
-_INDEPENDENT = 0.7  # effective fraction of the draws kept, below which they repeat each other too much
-_ROUNDS = 6  # of proposals
-_NUTS_DRAWS = 300  # per chain, of four, where they can't
+_PROPOSALS = 1280  # of the Laplace approximation
+_SAMPLED = 300  # draws of a chain, of eight, where it isn't trusted
+_DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first
 _BATCH = 64  # draws evaluated together
 
@@ -74,9 +70,9 @@ def calibrate(
         whose ESS is lower is flagged.
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
-        (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default :func:`lm`
-        and Laplace's approximation, importance-resampled; where the weights aren't to be trusted, from a mixture that
-        follows the weighted draws (:mod:`bayesprof.inference.matched`), and at last :func:`nuts`.
+        (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default what
+        :func:`sample` does: :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where
+        the weights aren't to be trusted.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -139,7 +135,7 @@ def calibrate(
                 outcome = method(replica, fit_seed)
             else:
                 init = truth if start == "truth" else _best_of(starts, replica)
-                outcome = _laplace_or_nuts(replica, fit_seed, draws, init)
+                outcome = _laplace_or_sampled(replica, fit_seed, draws, init)
         except (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
             return {"ranks": None, "missing": f"{type(error).__name__}: {error}"}
         kept, verdict = _independent(outcome, replica, draws)
@@ -213,29 +209,21 @@ def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
     return posterior.constrain(starts[posterior.log_density(starts).nan_to_num(-torch.inf).argmax()])
 
 
-def _laplace_or_nuts(
-    posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]
-) -> tuple[Tensor, str] | az.InferenceData:
+def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]) -> tuple[Tensor, str]:
+    """Draws as :func:`inference.sample` would make them, and a verdict."""
     fit = lm(posterior, init=init)
     if not fit.converged:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
-    whitened = whitened_at(posterior, fit)
-    proposed = student_t(whitened, _batches(_FIRST * draws), seed)
-    for next_seed in seeds_from(seed, _ROUNDS):
-        weighted = importance(posterior, *proposed)
-        index, ess = resampled(weighted, draws, np.random.default_rng(seed))
-        if weighted.k_hat < k_hat_limit(len(weighted.z)) and ess > _INDEPENDENT * draws:
-            return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
-        if weighted.ess < 1:
-            break
-        # a mode or a tail that these miss, and k-hat doesn't tell of, is what the ranks are there to show
-        proposed = matched(weighted, whitened, _batches(_MORE * draws), next_seed)
-    return nuts(posterior, init=fit, draws=_NUTS_DRAWS, seed=seed, progress=False, compile=False)
-
-
-def _batches(count: int) -> int:
-    """The least number of draws, not below `count`, that makes whole batches."""
-    return _BATCH * math.ceil(count / _BATCH)
+    weighted = importance(posterior, *student_t(whitened_at(posterior, fit), _PROPOSALS, seed))
+    # a mode or a tail that these miss, and k-hat doesn't tell of, is what the ranks are there to show
+    if weighted.trusted and spread(posterior, weighted).trusted(_PROPOSALS):
+        index, _ = resampled(weighted, draws, np.random.default_rng(seed))
+        return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
+    post = split_hmc(posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False)
+    diverging = float(post["sample_stats"]["diverging"].mean())
+    # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
+    verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
+    return _unconstrained(post, posterior), verdict
 
 
 def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor, str]:

@@ -63,7 +63,7 @@ class SplitHMC(NamedTuple):
     `turn` : radians in a draw; `jitter` : the fraction by which it varies between draws.
     """
 
-    target_acceptance: float = 0.8
+    target_acceptance: float = 0.9
     turn: float = math.pi / 2
     jitter: float = 0.1
     gradients: float = 1.5

@@ -23,7 +23,7 @@ def split_hmc(
     chains: int = 8,
     seed: int = 0,
     progress: bool = True,
-    target_acceptance: float = 0.8,
+    target_acceptance: float = 0.9,
     compile: bool | str = "auto",
     checkpoint: str | Path | None = None,
     max_draws: int | None = None,

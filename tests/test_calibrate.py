@@ -26,11 +26,7 @@ from bayesprof.inference.calibration import (
     LEVELS,
     Calibration,
 )
-from bayesprof.inference.importance import importance
-from bayesprof.inference.laplace import student_t
-from bayesprof.inference.matched import matched
 from bayesprof.inference.ranks import coverage, ecdf_band, uniformity
-from bayesprof.inference.whitening import whitened_at
 
 SIZE, REPEATS, PRIOR_SD, NOISE = 6, 4, 3.0, 1.0
 DRAWS = 49
@@ -217,45 +213,6 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
     assert test.p_shape < 1e-9
     calibration = Calibration({"x": ranks}, 99, 1000, {}, {})
     assert "x is of the wrong shape" in calibration.verdict
-
-
-# -- proposals matched to weighted draws
-
-
-def bent() -> None:
-    """A parameter whose square is known, by another: a parabola with two arms."""
-    a, b = pyro.sample("a", dist.Normal(double(0.0), 1.0)), pyro.sample("b", dist.Normal(double(0.0), 1.5))
-    pyro.sample("y", dist.Normal(b - a**2, 0.3), obs=double(0.0))
-
-
-def test_matched_proposals_follow_a_bent_posterior_where_those_at_the_maximum_fail():
-    posterior = Posterior(bent)
-    whitened = whitened_at(posterior, lm(posterior))
-    a, b = torch.meshgrid(torch.linspace(-4, 4, 1601).double(), torch.linspace(-4, 8, 2401).double(), indexing="ij")
-    density = posterior.log_density(torch.stack([a, b], dim=-1).reshape(-1, 2)).exp().reshape(a.shape)
-    total = float(density.sum()) * 0.005**2
-    moments = (lambda a, b: a, lambda a, b: b, lambda a, b: a**2 * b)
-    known = [float((density * of(a, b)).sum() / density.sum()) for of in moments]
-    first, off = [], 0
-    for start in range(0, 40, 4):
-        weighted = importance(posterior, *student_t(whitened, 4000, start))
-        first.append(weighted.k_hat)
-        for seed in range(start + 1, start + 4):
-            z, log_proposal = matched(weighted, whitened, 4000, seed)
-            assert z.shape == (4000, 2)
-            assert log_proposal.shape == (4000,)
-            weighted = importance(posterior, z, log_proposal)
-        assert weighted.k_hat < 0.7
-        assert weighted.ess > 800
-        weights = weighted.log_weights.exp()
-        errors = [(weighted.log_evidence - math.log(total)) / weighted.error]
-        for of, value in zip(moments, known, strict=True):
-            mean = float(weights @ of(*weighted.z.T))
-            errors.append((mean - value) / float((weights**2 @ (of(*weighted.z.T) - mean) ** 2).sqrt()))
-        off += max(map(abs, errors)) > 4
-    assert max(first) > 0.7
-    # in a fiftieth of runs nobody has reached the ends of the bend; with lighter tails it is a half
-    assert off <= 1
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
