@@ -22,16 +22,18 @@ from tqdm.auto import tqdm
 from bayesprof.inference.calibration import JOINT, Calibration
 from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
-from bayesprof.inference.importance import importance, resampled, spread
+from bayesprof.inference.importance import importance, resampled
 from bayesprof.inference.laplace import student_t
 from bayesprof.inference.lm import lm
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.tally import Tally
+from bayesprof.inference.verdict import k_hat_limit
 from bayesprof.inference.whitening import whitened_at
 
-_PROPOSALS = 1280  # of the Laplace approximation
+_PROPOSALS = 640  # of the Laplace approximation
+_EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
 _SAMPLED = 300  # draws of a chain, of eight, where it isn't trusted
 _DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first
@@ -70,9 +72,9 @@ def calibrate(
         whose ESS is lower is flagged.
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
-        (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default what
-        :func:`sample` does: :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where
-        the weights aren't to be trusted.
+        (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
+        :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where k-hat or an effective
+        number of draws below six tenths say that the posterior isn't like that.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -210,13 +212,13 @@ def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
 
 
 def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]) -> tuple[Tensor, str]:
-    """Draws as :func:`inference.sample` would make them, and a verdict."""
+    """Draws from an approximation that is close to the posterior, else from a sampler; and a verdict on them."""
     fit = lm(posterior, init=init)
     if not fit.converged:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
     weighted = importance(posterior, *student_t(whitened_at(posterior, fit), _PROPOSALS, seed))
-    # a mode or a tail that these miss, and k-hat doesn't tell of, is what the ranks are there to show
-    if weighted.trusted and spread(posterior, weighted).trusted(_PROPOSALS):
+    # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
+    if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
         return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
     post = split_hmc(posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False)
