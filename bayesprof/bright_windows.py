@@ -18,6 +18,7 @@ from bayesprof.measurement import measure
 from bayesprof.pixel_map import PixelMap
 from bayesprof.rendering import renderer_for
 from bayesprof.scene import Scene
+from bayesprof.splitting import flattest, with_detail
 from bayesprof.window import Window
 
 _FAINTEST = 8.0  # pixels around the peak of light that is nowhere above the limit: the smallest square rendered has 16
@@ -29,7 +30,8 @@ def bright_windows(scene: Scene, params: Any = None, *, reach: float = 0.03) -> 
     Each is the smallest rectangle that holds all such pixels of the component's own model image, PSF included, which is
     rendered over the whole image once; of several images, those of each, in pixels of the first. Skies have none, nor
     has what is as bright in another image beyond the edge of the first. :meth:`bayesprof.Scene.with_windows` puts them
-    into the scene: its components are then measured, and rendered, in there.
+    into the scene: its components are then measured, and rendered, in there. Large ones have the `detail` that the
+    axis ratio of their component asks for.
 
     For objects of a segmentation map see :meth:`bayesprof.Detections.windows`, which needs no scene.
 
@@ -83,7 +85,12 @@ def bright_windows(scene: Scene, params: Any = None, *, reach: float = 0.03) -> 
                 y, x = np.unravel_index(int(np.argmax(light)), light.shape)
                 peaks[name] = (float(x), float(y))
     found = {name: _window(scene, by_image, peaks.get(name)) for name, by_image in bright.items()}
-    return {name: window for name, window in found.items() if window is not None}
+    lights = lights_at(scene, values, scene.image.name)
+    return {
+        name: with_detail(window, flattest(lights[name]) if name in lights else None)
+        for name, window in found.items()
+        if window is not None
+    }
 
 
 def _window(scene: Scene, bright: Mapping[str, np.ndarray], peak: tuple[float, float] | None) -> Window | None:

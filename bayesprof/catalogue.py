@@ -11,11 +11,13 @@ from scipy import ndimage
 
 from bayesprof.image import Image
 from bayesprof.measurement import R_EFF_OVER_SCALE, half_light_radius
+from bayesprof.splitting import with_detail
 from bayesprof.window import Window
 
 _SMALLEST = 0.5  # pixels, half-light radius of what can't be told from a point
 _FLATTEST = 0.05  # axis ratio
 _AROUND = 10  # pixels around a segment in which the noise of the sky is read off
+_FLATTER = 0.7  # a galaxy, seen through the PSF, than its measured axis ratio
 _ENLARGED = 1.5  # times the sides of a segment's box
 _SMOOTHING = 1.5  # pixels, standard deviation of the smoothing of an image without a PSF
 
@@ -140,7 +142,7 @@ def _noise_around(
 def windows_of(image: Image, segmentation: np.ndarray, table: Table, reach: float) -> list[Window]:
     """Window of each object of a catalogue: out to where an exponential profile of its flux, size and shape falls
     below `reach` times the noise, and where a point of its flux does through the PSF; and its segment, enlarged by a
-    half.
+    half. Large ones have the detail of a galaxy somewhat flatter than it was measured.
     """
     kernel, boxes = kernel_of(image), ndimage.find_objects(segmentation)
     y, x = np.indices(kernel.shape)
@@ -161,14 +163,13 @@ def windows_of(image: Image, segmentation: np.ndarray, table: Table, reach: floa
         )
         rows, columns = boxes[row["label"] - 1]
         more_y, more_x = (int(np.ceil(0.5 * (_ENLARGED - 1) * (side.stop - side.start))) for side in (rows, columns))
-        windows.append(
-            Window(
-                min(max(light.x0, 0), columns.start, max(columns.start - more_x, 0)),
-                min(max(light.y0, 0), rows.start, max(rows.start - more_y, 0)),
-                max(min(light.x1, nx), min(columns.stop + more_x, nx)),
-                max(min(light.y1, ny), min(rows.stop + more_y, ny)),
-            )
+        window = Window(
+            min(max(light.x0, 0), columns.start, max(columns.start - more_x, 0)),
+            min(max(light.y0, 0), rows.start, max(rows.start - more_y, 0)),
+            max(min(light.x1, nx), min(columns.stop + more_x, nx)),
+            max(min(light.y1, ny), min(rows.stop + more_y, ny)),
         )
+        windows.append(with_detail(window, _FLATTER * float(row["q"])))
     return windows
 
 

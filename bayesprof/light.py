@@ -103,6 +103,8 @@ class Extended(Part, ABC):
     """Nodes per axis of the integration over a pixel, away from the centre."""
     radial_nodes: ClassVar[int] = 20
     """Nodes between the centre and the edge of a pixel near to it, of the same integration."""
+    smooth: ClassVar[bool] = False
+    """Whether its brightness is smooth everywhere but in the centre: without edges, breaks and rings."""
 
     @abstractmethod
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:

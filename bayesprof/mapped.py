@@ -115,7 +115,7 @@ class MappedExtended(Extended):
         self.x, self.y, self.flux, self.radius = near.x, near.y, source.flux, source.radius
         self.ellipse = _ellipse_seen(source.ellipse, near)
         self.stackable, self.nodes_per_pixel = source.stackable, source.nodes_per_pixel  # type: ignore[misc]
-        self.radial_nodes = source.radial_nodes  # type: ignore[misc]
+        self.radial_nodes, self.smooth = source.radial_nodes, source.smooth  # type: ignore[misc]
 
     def transform_at(self, kx: Tensor, ky: Tensor) -> Tensor:
         a, b, c, d = (per_pixel(value) for value in self.near[2:])

@@ -97,7 +97,11 @@ class PixelMap:
         high_x, high_y = (int(np.ceil(value.max() + 0.5)) for value in (x, y))
         if high_x <= 0 or high_y <= 0 or low_x >= shape[1] or low_y >= shape[0]:
             return None
-        return Window(low_x, low_y, max(high_x, low_x + 1), max(high_y, low_y + 1)).within(shape)
+        detail = None
+        if window.detail is not None:
+            # as much of a small source as there, and of the structure of a few pixels of the coarser of the two
+            detail = window.detail * max((high_x - low_x) / window.shape[1], (high_y - low_y) / window.shape[0], 1.0)
+        return Window(low_x, low_y, max(high_x, low_x + 1), max(high_y, low_y + 1), detail).within(shape)
 
 
 def affine_map(matrix: Any, *, name: str = "the image") -> PixelMap:

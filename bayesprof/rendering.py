@@ -64,7 +64,8 @@ class Convolution:
     `shape`: of the image, (ny, nx); `period`: of the transform, pixels, (rows, columns); `oversampling`: how many
     times the wavenumbers of `x_axis` and `y_axis` reach beyond the Nyquist frequency, with aliases behind them that
     belong to `x_aliased` and `y_aliased`; `transfer`: transform of the PSF, real or complex, shape
-    ``batch + (rows, columns)`` of that grid; `field`: the same at each position, where the PSF varies over the image.
+    ``batch + (rows, columns)`` of that grid; `field`: the same at each position, where the PSF varies over the image;
+    `compact`: whether what it renders ends within the margin of the period, so that there are no copies to take off.
     """
 
     shape: tuple[int, int]
@@ -77,12 +78,13 @@ class Convolution:
     x_aliased: Places
     y_aliased: Places
     field: FieldTransfer | None = None
+    compact: bool = False
 
     def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
         spectrum: Any = 0.0
         nodes = None
-        for indices, source in together(sources, most=_STACKED // self.transfer.numel()):
+        for indices, source in together(sources, most=self.most_together):
             waves, copies = self._waves(source)
             if len(indices) > 1:
                 waves, copies = waves.sum(-3), None if copies is None else copies.sum(-3)
@@ -95,10 +97,19 @@ class Convolution:
         and their images, shape (number, ny, nx).
         """
         images = []
-        for indices, source in together(sources, most=_STACKED // self.transfer.numel()):
-            image = self._image(*self._waves(source))
+        for indices, source in together(sources, most=self.most_together):
+            image = self.image_of(source)
             images.append((indices, image if len(indices) > 1 else image[None]))
         return images
+
+    def image_of(self, source: Extended | Pointlike) -> Tensor:
+        """Image of one source, shape ``batch + (ny, nx)``."""
+        return self._image(*self._waves(source))
+
+    @property
+    def most_together(self) -> int:
+        """Sources of one kind that are best rendered at once."""
+        return _STACKED // self.transfer.numel()
 
     def _image(self, spectrum: Tensor, copies: Tensor | None) -> Tensor:
         """Image of a sum of :meth:`_waves`."""
@@ -121,7 +132,7 @@ class Convolution:
         copies = None
         if isinstance(source, Extended):
             waves = (along_y * along_x) * (amplitude * source.transform_at(kx, ky))
-            copies = self.copies.on_nodes(source, presence)
+            copies = None if self.compact else self.copies.on_nodes(source, presence)
         else:
             waves = (along_y * amplitude) * along_x
         return (waves if self.field is None else self._folded(waves) * self.field.at(source.x, source.y)), copies
@@ -293,12 +304,14 @@ def renderer_for(image: Image, psf: PSF | None = None, *, shape: tuple[int, int]
         convolution, surfaces = _model_convolution(image, psf, shape), _model_surfaces(image, psf, shape)
     elif image.psf is not None:
         stamp = image.psf.to(device="cpu", dtype=torch.float64)
-        convolution, surfaces = _convolution(image, stamp, shape), _surfaces(image, stamp, shape)
+        convolution, surfaces = convolution_of(image, shape), _surfaces(image, stamp, shape)
     return Renderer(shape, image.dtype, image.device, convolution, surfaces)
 
 
-def _convolution(image: Image, psf: Tensor, shape: tuple[int, int]) -> Convolution:
-    step = image.psf_oversampling
+def convolution_of(image: Image, shape: tuple[int, int]) -> Convolution:
+    """That of a window of an image with a PSF."""
+    assert image.psf is not None
+    psf, step = image.psf.to(device="cpu", dtype=torch.float64), image.psf_oversampling
     reach_y, reach_x = (math.ceil(size / (2 * step)) + 1 for size in psf.shape)
     period = convolution_period(shape, reach_y, reach_x)
     x_axis, y_axis, transfer = optics_of(image, psf, period)

@@ -66,12 +66,22 @@ def optics(psf: Tensor, period: tuple[int, int], oversampling: int, *, contains_
 
 
 def to_pixels(plane: Tensor, shape: tuple[int, int], period: tuple[int, int], oversampling: int) -> Tensor:
-    """Image of `shape` (ny, nx) from a transform of `period`: fold, transform back and cut out the image."""
+    """Image of `shape` (ny, nx) from a transform of `period`: fold, transform back and cut out the image.
+
+    Of a `plane` with fewer rows and columns, those of the lowest wavenumbers, all others are zero.
+    """
     rows, columns = period
     ny, nx = shape
+    if plane.shape[-2] < rows * oversampling:
+        most = (plane.shape[-2] + 1) // 2
+        rest = plane.new_zeros(*plane.shape[:-2], rows * oversampling - plane.shape[-2], plane.shape[-1])
+        plane = torch.cat([plane[..., :most, :], rest, plane[..., most:, :]], dim=-2)
     # rows: taking every `oversampling`-th point adds the aliased wavenumbers; columns: transform, then take every one
     folded = plane.unflatten(-2, (oversampling, rows)).sum(-3) * oversampling if oversampling > 1 else plane
     by_row = torch.fft.ifft(folded, dim=-2)[..., :ny, :]
+    if by_row.shape[-1] < columns * oversampling // 2 + 1:
+        rest = by_row.new_zeros(*by_row.shape[:-1], columns * oversampling // 2 + 1 - by_row.shape[-1])
+        by_row = torch.cat([by_row, rest], dim=-1)
     return torch.fft.irfft(by_row, n=columns * oversampling, dim=-1)[..., : nx * oversampling : oversampling]
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+
+from bayesprof.checking import check_number
 
 
 @dataclass(frozen=True)
 class Window:
     """The pixels [y0:y1, x0:x1] of an image.
 
+    `detail`: distance from a source, pixels, > 0, within which smooth profiles (Sersic, exponential, Gaussian, Moffat,
+    Spergel) are rendered with structure of every size; beyond it with that of more than a few pixels only, which for
+    a source of axis ratio q is all that it has from about 10 / q on (:mod:`bayesprof.splitting`). A large window takes
+    several times less work so. By default structure of every size everywhere.
+
     Raises
     ------
     TypeError, ValueError
-        For bounds that aren't whole numbers, or in the wrong order.
+        For bounds that aren't whole numbers, or in the wrong order, and for a `detail` that isn't positive.
 
     Examples
     --------
@@ -27,6 +35,7 @@ class Window:
     y0: int
     x1: int
     y1: int
+    detail: float | None = None
 
     def __post_init__(self) -> None:
         bounds = (self.x0, self.y0, self.x1, self.y1)
@@ -36,6 +45,14 @@ class Window:
             raise ValueError(
                 f"Window: expected x0 < x1 and y0 < y1, got x {self.x0} to {self.x1}, y {self.y0} to {self.y1}"
             )
+        if self.detail is not None and not 0 < check_number(self.detail, "detail", "Window") < math.inf:
+            raise ValueError(
+                f"Window: expected detail > 0, a distance in pixels, got {self.detail!r}; leave it out for full detail"
+            )
+
+    def __repr__(self) -> str:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return f"Window({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,7 +60,7 @@ class Window:
         return self.y1 - self.y0, self.x1 - self.x0
 
     @classmethod
-    def around(cls, x: float, y: float, radius: float | tuple[float, float]) -> Window:
+    def around(cls, x: float, y: float, radius: float | tuple[float, float], *, detail: float | None = None) -> Window:
         """All pixels whose centres are no farther than `radius` (or: along x, along y) from (`x`, `y`) along each axis.
 
         Examples
@@ -53,7 +70,8 @@ class Window:
         """
         along_x, along_y = radius if isinstance(radius, tuple) else (radius, radius)
         x0, y0 = int(np.ceil(x - along_x)), int(np.ceil(y - along_y))
-        return cls(x0, y0, max(int(np.floor(x + along_x)), x0) + 1, max(int(np.floor(y + along_y)), y0) + 1)
+        x1, y1 = max(int(np.floor(x + along_x)), x0) + 1, max(int(np.floor(y + along_y)), y0) + 1
+        return cls(x0, y0, x1, y1, detail)
 
     @classmethod
     def where_bright(cls, brightness: Any, limit: Any) -> Window:
@@ -91,4 +109,4 @@ class Window:
             raise ValueError(
                 f"Window: expected one that overlaps the image of {ny}x{nx} px [y, x], got {self}; move it"
             )
-        return Window(max(self.x0, 0), max(self.y0, 0), min(self.x1, nx), min(self.y1, ny))
+        return Window(max(self.x0, 0), max(self.y0, 0), min(self.x1, nx), min(self.y1, ny), self.detail)

@@ -7,7 +7,7 @@ at a time, stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from bayesprof.light import Background, Light, Part
 from bayesprof.placing import placed
 from bayesprof.psf import PSF
 from bayesprof.rendering import Renderer, renderer_for
+from bayesprof.splitting import Splitter
 from bayesprof.window import Window
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -41,6 +42,7 @@ class WindowedRenderer:
     def __init__(self, image: Image, windows: Mapping[str, Window], psf: PSF | None = None) -> None:
         self.shape = image.shape
         corners: dict[tuple[int, int], dict[str, tuple[int, int]]] = {}
+        details: dict[tuple[int, int], list[float | None]] = {}
         for name, window in windows.items():
             inside = window.within(image.shape)
             (height, width), (ny, nx) = inside.shape, image.shape
@@ -50,9 +52,11 @@ class WindowedRenderer:
                 _moved(inside.y0, shape[0] - height, ny - shape[0]),
                 _moved(inside.x0, shape[1] - width, nx - shape[1]),
             )
+            details.setdefault(shape, []).append(window.detail)
+        split = Splitter(image)
         self.sizes = [
             _Size(
-                renderer_for(image, psf, shape=shape),
+                _with_detail(renderer_for(image, psf, shape=shape), details[shape], split),
                 {name: y for name, (y, _) in found.items()},
                 {name: x for name, (_, x) in found.items()},
             )
@@ -75,6 +79,12 @@ class WindowedRenderer:
             for indices, images in size.renderer.apart(moved, psf):
                 total = total + placed(images, [y[i] for i in indices], [x[i] for i in indices], *self.shape)
         return total
+
+
+def _with_detail(renderer: Renderer, details: Sequence[float | None], split: Splitter) -> Renderer:
+    """`renderer`, for windows of one shape, with the detail that all of them need."""
+    distances = [detail for detail in details if detail is not None]
+    return split(renderer, max(distances)) if len(distances) == len(details) else renderer
 
 
 def _seen_from(part: Any, name: str, x: int, y: int) -> Part:

@@ -60,6 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE.npz")
     parser.add_argument("--reach", type=float, default=0.03)
+    parser.add_argument(
+        "--detail", type=float, default=10.0, help="times 1/q of the start; inf: full detail everywhere"
+    )
     arguments = parser.parse_args()
     content = np.load(arguments.file)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -73,7 +76,8 @@ def main() -> None:
     windows = {}
     for i, (_, _, flux, r_eff, n, q, _) in enumerate(content["start"]):
         radius = radius_at(arguments.reach * noise, flux, r_eff, n, q) + reach
-        windows[f"galaxy{i}"] = bp.Window.around(starts[i]["x"], starts[i]["y"], radius)
+        detail = arguments.detail / q if math.isfinite(arguments.detail) else None
+        windows[f"galaxy{i}"] = bp.Window.around(starts[i]["x"], starts[i]["y"], radius, detail=detail)
     galaxies = {f"galaxy{i}": galaxy(start) for i, start in enumerate(starts)}
     sky = models.flat_sky(level=dist.Normal(torch.tensor(SKY, dtype=torch.float64), 1.0))
     scene = bp.Scene(image, sky=sky, windows=windows, **galaxies)

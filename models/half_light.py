@@ -13,6 +13,7 @@ class HalfLightProfile(Profile):
     """
 
     stackable = True
+    smooth = True
 
     def __init__(
         self, x: Any, y: Any, flux: Any, r_eff: Any, *, q: Any = None, theta: Any = None, ellipticity: Any = None

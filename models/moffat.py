@@ -60,6 +60,7 @@ class Moffat(Profile):
     """
 
     stackable = True
+    smooth = True
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class MultiGaussian(Profile):
     """
 
     stackable = True
+    smooth = True
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class Sersic(Profile):
     """
 
     stackable = True
+    smooth = True
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class Spergel(Profile):
     """
 
     stackable = True
+    smooth = True
 
     def __init__(
         self,
