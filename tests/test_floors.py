@@ -46,6 +46,7 @@ CORE = (
     "lattices",
     "surfaces",
     "rendering",
+    "splitting",
     "windows",
     "measurement",
     "images",
