@@ -35,6 +35,7 @@ from bayesprof.inference.whitening import whitened_at
 _PROPOSALS = 640  # of the Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
 _SAMPLED = 300  # draws of a chain, of eight, where it isn't trusted
+_ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
 _DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first
 _BATCH = 64  # draws evaluated together
@@ -221,7 +222,7 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
         return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
-    post = split_hmc(posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False)
+    post = split_hmc(posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False, target_acceptance=_ACCEPTANCE)
     diverging = float(post["sample_stats"]["diverging"].mean())
     # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
     verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
