@@ -7,6 +7,7 @@ says where each window lies. ``y`` and ``x`` are the rows and columns of their f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from torch import Tensor
 
 
 @torch.library.custom_op("bayesprof::place", mutates_args=())
-def place(arrays: Tensor, y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
-    """Sum of `arrays`, shape ``batch + (windows, height, width)``, each at its place on an image of (ny, nx), zero
-    elsewhere; shape ``batch + (ny, nx)``. Windows lie inside the image.
+def place(arrays: Sequence[Tensor], y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
+    """Sum of all windows of several `arrays`, each of a shape ``batch + (windows, height, width)`` of its own, at their
+    places on an image of (ny, nx), zero elsewhere; shape ``batch + (ny, nx)``. Windows lie inside the image.
     """
-    height, width = arrays.shape[-2:]
-    image = arrays.new_zeros(*arrays.shape[:-3], ny, nx)
-    for array, top, left in zip(arrays.unbind(-3), y, x, strict=True):
-        image[..., top : top + height, left : left + width] += array
+    batch = torch.broadcast_shapes(*(array.shape[:-3] for array in arrays))
+    image = arrays[0].new_zeros(*batch, ny, nx)
+    windows = [window for array in arrays for window in array.unbind(-3)]
+    for window, top, left in zip(windows, y, x, strict=True):
+        height, width = window.shape[-2:]
+        image[..., top : top + height, left : left + width] += window
     return image
 
 
@@ -64,8 +67,8 @@ def overlaps(
 
 
 @place.register_fake
-def _(arrays: Tensor, y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
-    return arrays.new_empty(*arrays.shape[:-3], ny, nx)
+def _(arrays: Sequence[Tensor], y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
+    return arrays[0].new_empty(*torch.broadcast_shapes(*(array.shape[:-3] for array in arrays)), ny, nx)
 
 
 @cut.register_fake
@@ -93,17 +96,20 @@ class _Place(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(arrays: Tensor, y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
+    def forward(y: Sequence[int], x: Sequence[int], ny: int, nx: int, *arrays: Tensor) -> Tensor:
         return place(arrays, y, x, ny, nx)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        arrays, ctx.y, ctx.x, *_ = inputs
-        ctx.window = arrays.shape[-2:]
+        ctx.y, ctx.x, _, _, *arrays = inputs
+        ctx.windows = [array.shape[-3:] for array in arrays]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Cut.apply(gradient, ctx.y, ctx.x, *ctx.window), None, None, None, None
+        parts = shared_out([count for count, *_ in ctx.windows], ctx.y, ctx.x)
+        sizes = [(height, width) for _, height, width in ctx.windows]
+        arrays = (_Cut.apply(gradient, *part, *size) for part, size in zip(parts, sizes, strict=True))
+        return None, None, None, None, *arrays
 
 
 class _Cut(torch.autograd.Function):
@@ -122,13 +128,19 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Place.apply(gradient, ctx.y, ctx.x, *ctx.shape), None, None, None, None
+        return _Place.apply(ctx.y, ctx.x, *ctx.shape, gradient), None, None, None, None
 
 
-def placed(arrays: Tensor, y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
+def placed(arrays: Sequence[Tensor], y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
     """:func:`place`, with derivatives of any order and in any transform of torch.func."""
-    image: Tensor = _Place.apply(arrays, y, x, ny, nx)
+    image: Tensor = _Place.apply(y, x, ny, nx, *arrays)
     return image
+
+
+def shared_out(counts: Sequence[int], y: Sequence[int], x: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """`y` and `x` of the windows of each array, which has so many."""
+    ends = list(accumulate(counts))
+    return [(list(y[end - count : end]), list(x[end - count : end])) for count, end in zip(counts, ends, strict=True)]
 
 
 def seen(image: Tensor, y: Sequence[int], x: Sequence[int], height: int, width: int) -> Tensor:
@@ -142,8 +154,12 @@ DIFFERENTIABLE = {torch.ops.bayesprof.place.default: placed, torch.ops.bayesprof
 
 
 @place.register_vmap
-def _(info: Any, in_dims: Any, arrays: Tensor, *where: Any) -> tuple[Tensor, int]:
-    return place(arrays.movedim(in_dims[0], 0), *where), 0
+def _(info: Any, in_dims: Any, arrays: Sequence[Tensor], *where: Any) -> tuple[Tensor, int]:
+    moved = [
+        array.unsqueeze(0) if dim is None else array.movedim(dim, 0)
+        for array, dim in zip(arrays, in_dims[0], strict=True)
+    ]
+    return place(moved, *where), 0
 
 
 @cut.register_vmap

@@ -68,7 +68,9 @@ class WindowedRenderer:
 
         Raises ValueError for a background.
         """
-        total: Tensor | float = 0.0
+        arrays: list[Tensor] = []
+        tops: list[int] = []
+        lefts: list[int] = []
         for size in self.sizes:
             names = [name for name in size.y for _ in (lights[name].parts if name in lights else ())]
             parts = [part for name in size.y if name in lights for part in lights[name].parts]
@@ -77,8 +79,10 @@ class WindowedRenderer:
             y, x = [size.y[name] for name in names], [size.x[name] for name in names]
             moved = [_seen_from(*corner) for corner in zip(parts, names, x, y, strict=True)]
             for indices, images in size.renderer.apart(moved, psf):
-                total = total + placed(images, [y[i] for i in indices], [x[i] for i in indices], *self.shape)
-        return total
+                arrays.append(images)
+                tops.extend(y[i] for i in indices)
+                lefts.extend(x[i] for i in indices)
+        return placed(arrays, tops, lefts, *self.shape) if arrays else 0.0
 
 
 def _with_detail(renderer: Renderer, details: Sequence[float | None], split: Splitter) -> Renderer:

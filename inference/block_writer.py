@@ -82,7 +82,7 @@ class BlockWriter(ABC):
         pieces = []
         for i, (y, x) in enumerate(zip(block.at.y, block.at.x, strict=True)):
             rows = self.call(_ATEN.slice.Tensor, block.rows, 1, i, i + 1)
-            pieces.append(self.call(placed, rows, [y], [x], block.at.ny, block.at.nx))
+            pieces.append(self.call(placed, [rows], [y], [x], block.at.ny, block.at.nx))
         rows = pieces[0] if count == 1 else self.call(_ATEN.cat.default, pieces)
         return self.complete(Block(tuple(row[i] for i in range(count) for row in block.active), rows))
 

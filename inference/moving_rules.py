@@ -8,6 +8,7 @@ import torch
 
 from bayesprof.inference.block_writer import BlockWriter, Node
 from bayesprof.inference.blocks import Block, Tangent, Windows
+from bayesprof.placing import shared_out
 
 _ATEN = torch.ops.aten
 
@@ -15,19 +16,24 @@ _ATEN = torch.ops.aten
 def placed(w: BlockWriter, node: Node) -> Tangent:
     """Arrays put into their windows of an image, whose rows are best left there."""
     arrays, y, x, ny, nx = node.args
-    if any(b.axis not in (None, -3) for b in w.tangent[arrays]):
+    if any(b.axis not in (None, -3) for array in arrays for b in w.tangent.get(array, ())):
         return w.of_any(node)
-    height, width = arrays.meta["val"].shape[-2:]
-    at = Windows(tuple(y), tuple(x), height, width, ny, nx)
-    blocks = []
-    for block in w.tangent[arrays]:
-        if block.axis is None and len(y) == 1:
-            block = block._replace(active=tuple((entry,) for entry in block.active), axis=-3)
-        if block.axis is None:
-            blocks.append(block._replace(rows=w.call(node.target, block.rows, y, x, ny, nx)))
-        else:
-            blocks.append(block._replace(at=at))
-    return tuple(blocks)
+    shapes = [array.meta["val"].shape[-3:] for array in arrays]
+    tangents = []
+    for array, (_, height, width), where in zip(
+        arrays, shapes, shared_out([count for count, *_ in shapes], y, x), strict=True
+    ):
+        at = Windows(*map(tuple, where), height, width, ny, nx)
+        blocks = []
+        for block in w.tangent.get(array, ()):
+            if block.axis is None and len(at.y) == 1:
+                block = block._replace(active=tuple((entry,) for entry in block.active), axis=-3)
+            if block.axis is None:
+                blocks.append(block._replace(rows=w.call(node.target, [block.rows], *where, ny, nx)))
+            else:
+                blocks.append(block._replace(at=at))
+        tangents.append(tuple(blocks))
+    return w.sum(tangents, node.meta["val"])
 
 
 def cut(w: BlockWriter, node: Node) -> Tangent:
