@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import arviz as az
 import numpy as np
 import pyro.distributions as dist
 import torch
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--detail", type=float, default=10.0, help="times 1/q of the start; inf: full detail everywhere"
     )
+    parser.add_argument("--draws", type=int, default=0, help="of each of 4 chains of split HMC, over all parameters")
     arguments = parser.parse_args()
     content = np.load(arguments.file)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -112,6 +114,17 @@ def main() -> None:
         f"pulls: largest {np.abs(flat).max():.2f}, mean {flat.mean():+.2f}, standard deviation {flat.std():.2f}, "
         f"Kolmogorov-Smirnov p {kstest(flat, 'norm').pvalue:.2f}"
     )
+    if arguments.draws:
+        begin = time.perf_counter()
+        post = inference.split_hmc(
+            posterior, init=fit, draws=arguments.draws, warmup=50, chains=4, compile=False, progress=False
+        )
+        seconds = time.perf_counter() - begin
+        found = az.summary(post, kind="diagnostics")
+        print(
+            f"split HMC: {seconds:.0f} s, min ESS bulk {found['ess_bulk'].min():.0f}, tail {found['ess_tail'].min():.0f}, "
+            f"R-hat {found['r_hat'].max():.3f}, {post.attrs['verdict']}"
+        )
 
 
 if __name__ == "__main__":
