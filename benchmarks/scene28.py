@@ -1,10 +1,10 @@
 """A 750x750 image of 28 galaxies and a sky, 197 parameters: one forward image, the joint fit, and its memory.
 
-    python benchmarks/scene28.py FILE.npz [--reach 0.03]
+    python benchmarks/scene28.py FILE.npz [--reach 0.03] [--detail 10] [--draws 250]
 
 FILE.npz holds data, sigma and psf, the truths `cat` and the perturbed starting values `start` (x, y, flux, r_eff, n, q,
 angle in degrees from +x); the sky's level is 3. Each galaxy has a window, out to where its surface brightness at the
-start falls below `--reach` of the noise. Times exclude imports and include everything else.
+start falls below `--reach` of the noise, and in it fine structure within `--detail` / q pixels. Times exclude imports and include everything else.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         found = az.summary(post, kind="diagnostics")
         print(
-            f"split HMC: {seconds:.0f} s, min ESS bulk {found['ess_bulk'].min():.0f}, tail {found['ess_tail'].min():.0f}, "
-            f"R-hat {found['r_hat'].max():.3f}, {post.attrs['verdict']}"
+            f"split HMC: {seconds:.0f} s, min ESS bulk {found['ess_bulk'].min():.0f}, "
+            f"tail {found['ess_tail'].min():.0f}, R-hat {found['r_hat'].max():.3f}, {post.attrs['verdict']}"
         )
 
 
