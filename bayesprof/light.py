@@ -70,7 +70,7 @@ class Part(Light):
         """This light with its parameters on another dtype or device."""
         return moved(self, dtype, device)
 
-    def shifted(self, dx: float, dy: float) -> Self:
+    def shifted(self, dx: float | Tensor, dy: float | Tensor) -> Self:
         """This light, which is centred at `x`, `y`, elsewhere, pixels."""
         result: Any = copy(self)
         result.x, result.y = result.x + dx, result.y + dy

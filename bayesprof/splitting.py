@@ -86,17 +86,13 @@ class Splitter:
         whole = renderer.convolution
         if type(whole) is not Convolution:
             return renderer
-        best, least = None, _WORTH * whole.transfer.numel()
+        best, least = whole, _WORTH * whole.transfer.numel()
         for cut in _CUTS:
             sides = [side for side in _SIDES if cut * detail <= side < min(whole.shape)]
             fine = next((fine for side in sides if (fine := self._fine_part(cut, side))), None)
-            work = math.inf if fine is None else whole.transfer.numel() // cut**2 + fine.transfer.numel()
-            if work < least:
-                best, least = (cut, fine), work
-        if best is None:
-            return renderer
-        cut, fine = best
-        return replace(renderer, convolution=SplitConvolution(**vars(whole), broad=_broad(whole, cut), fine=fine))
+            if fine is not None and (work := whole.transfer.numel() / cut**2 + fine.transfer.numel()) < least:
+                best, least = SplitConvolution(**vars(whole), broad=_broad(whole, cut), fine=fine), work
+        return renderer if best is whole else replace(renderer, convolution=best)
 
     def _fine_part(self, cut: int, side: int) -> Convolution | None:
         """That of a window of a `side`; None where it has no room for what the PSF makes of a point."""

@@ -4,7 +4,8 @@
 
 FILE.npz holds data, sigma and psf, the truths `cat` and the perturbed starting values `start` (x, y, flux, r_eff, n, q,
 angle in degrees from +x); the sky's level is 3. Each galaxy has a window, out to where its surface brightness at the
-start falls below `--reach` of the noise, and in it fine structure within `--detail` / q pixels. Times exclude imports and include everything else.
+start falls below `--reach` of the noise, with fine structure within `--detail` / q pixels. Times exclude imports and
+include everything else.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def placed(w: BlockWriter, node: Node) -> Tangent:
     for array, (_, height, width), where in zip(
         arrays, shapes, shared_out([count for count, *_ in shapes], y, x), strict=True
     ):
-        at = Windows(*map(tuple, where), height, width, ny, nx)
+        at = Windows(tuple(where[0]), tuple(where[1]), height, width, ny, nx)
         blocks = []
         for block in w.tangent.get(array, ()):
             if block.axis is None and len(at.y) == 1:
