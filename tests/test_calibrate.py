@@ -236,6 +236,18 @@ def test_likelihood_with_parameters_is_calibrated_with_the_default_method(likeli
     assert not calibration.missing
 
 
+def bent() -> None:
+    """Of two parameters one point on a parabola is known, of one arm but for one draw in 700."""
+    a, b = pyro.sample("a", dist.Normal(double(0.0), 1.0)), pyro.sample("b", dist.Normal(double(0.0), 1.5))
+    pyro.sample("y", dist.Normal(b - (a + 3) ** 2 / 4, 0.3), obs=double(0.0))
+
+
+@pytest.mark.slow
+def test_bent_posteriors_are_calibrated_with_the_default_method():
+    calibration = calibrate(bent, simulations=100, seed=3, progress=False)
+    assert calibration.ok, calibration.verdict
+
+
 # -- the statistics
 
 
