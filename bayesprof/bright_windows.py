@@ -31,7 +31,7 @@ def bright_windows(scene: Scene, params: Any = None, *, reach: float = 0.03) -> 
     rendered over the whole image once; of several images, those of each, in pixels of the first. Skies have none, nor
     has what is as bright in another image beyond the edge of the first. :meth:`bayesprof.Scene.with_windows` puts them
     into the scene: its components are then measured, and rendered, in there. Large ones have the `detail` that the
-    axis ratio of their component asks for.
+    axis ratio of their component asks for, and half as much again.
 
     For objects of a segmentation map see :meth:`bayesprof.Detections.windows`, which needs no scene.
 

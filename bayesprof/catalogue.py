@@ -17,7 +17,6 @@ from bayesprof.window import Window
 _SMALLEST = 0.5  # pixels, half-light radius of what can't be told from a point
 _FLATTEST = 0.05  # axis ratio
 _AROUND = 10  # pixels around a segment in which the noise of the sky is read off
-_FLATTER = 0.7  # a galaxy, seen through the PSF, than its measured axis ratio
 _ENLARGED = 1.5  # times the sides of a segment's box
 _SMOOTHING = 1.5  # pixels, standard deviation of the smoothing of an image without a PSF
 
@@ -142,7 +141,7 @@ def _noise_around(
 def windows_of(image: Image, segmentation: np.ndarray, table: Table, reach: float) -> list[Window]:
     """Window of each object of a catalogue: out to where an exponential profile of its flux, size and shape falls
     below `reach` times the noise, and where a point of its flux does through the PSF; and its segment, enlarged by a
-    half. Large ones have the detail of a galaxy somewhat flatter than it was measured.
+    half. Large ones have the detail that a somewhat flatter galaxy needs.
     """
     kernel, boxes = kernel_of(image), ndimage.find_objects(segmentation)
     y, x = np.indices(kernel.shape)
@@ -169,7 +168,7 @@ def windows_of(image: Image, segmentation: np.ndarray, table: Table, reach: floa
             max(min(light.x1, nx), min(columns.stop + more_x, nx)),
             max(min(light.y1, ny), min(rows.stop + more_y, ny)),
         )
-        windows.append(with_detail(window, _FLATTER * float(row["q"])))
+        windows.append(with_detail(window, float(row["q"])))
     return windows
 
 

@@ -26,7 +26,7 @@ from bayesprof.rendering import Convolution, Renderer, convolution_of, together
 from bayesprof.transfer import Axis, Places, to_pixels
 from bayesprof.window import Window
 
-_DETAIL = 10.0  # pixels, times the axis ratio, for an error of the light below 1e-4
+_DETAIL = 15.0  # pixels, times the axis ratio: half as much again as needed, for fits that go on to a flatter galaxy
 _FLATTEST = 0.05
 _LARGE = 96  # pixels, below which a window isn't worth taking apart
 _CUTS = (2, 4, 8)  # the broad part ends at the Nyquist frequency over one of these
@@ -107,7 +107,9 @@ class Splitter:
 
 
 def with_detail(window: Window, axis_ratio: float | None) -> Window:
-    """A window with the detail that a source of an `axis_ratio` needs, where it is so large that this saves work."""
+    """A window with the detail that sources of two thirds of an `axis_ratio` need, where it is so large that this saves
+    work.
+    """
     if axis_ratio is None or max(window.shape) < _LARGE:
         return window
     return replace(window, detail=_DETAIL / max(axis_ratio, _FLATTEST))
