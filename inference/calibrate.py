@@ -34,7 +34,7 @@ from bayesprof.inference.whitening import whitened_at
 
 _PROPOSALS = 640  # of the Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
-_SAMPLED = 300  # draws of a chain, of eight, where it isn't trusted
+_SAMPLED = 200  # draws of a chain, of eight, where it isn't trusted
 _ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
 _DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first

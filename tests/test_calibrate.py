@@ -216,13 +216,15 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
-CALIBRATED = ("sersic", "point_source", "plane_sky")
-SLOWER = ("gaussian", "gaussian_psf")
+CALIBRATED = (("sersic", 64), ("point_source", 128), ("plane_sky", 128))
+SLOWER = (("sersic", 128), ("gaussian", 128), ("gaussian_psf", 128))
 
 
-@pytest.mark.parametrize("name", [*CALIBRATED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
-def test_component_is_calibrated_with_the_default_method(name):
-    calibration = calibrate(component_scene(name), simulations=128, seed=1, progress=False)
+@pytest.mark.parametrize(
+    ("name", "simulations"), [*CALIBRATED, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOWER)]
+)
+def test_component_is_calibrated_with_the_default_method(name, simulations):
+    calibration = calibrate(component_scene(name), simulations=simulations, seed=1, progress=False)
     assert calibration.verdict == "ok"
     assert not calibration.missing
     assert sum(calibration.flagged.values()) <= 2, calibration.flagged
