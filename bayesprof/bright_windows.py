@@ -73,6 +73,7 @@ def bright_windows(scene: Scene, params: Any = None, *, reach: float = 0.03) -> 
         psfs = scene.draw_psfs()
     bright: dict[str, dict[str, np.ndarray]] = {}
     peaks: dict[str, tuple[float, float]] = {}
+    ratios: dict[str, float | None] = {}
     for image in scene.images.values():
         psf, limit = psfs[image.name], reach * _noise(image)
         lights = lights_at(scene, values, image.name)
@@ -83,14 +84,9 @@ def bright_windows(scene: Scene, params: Any = None, *, reach: float = 0.03) -> 
             bright.setdefault(name, {})[image.name] = light > limit
             if image is scene.image:
                 y, x = np.unravel_index(int(np.argmax(light)), light.shape)
-                peaks[name] = (float(x), float(y))
+                peaks[name], ratios[name] = (float(x), float(y)), flattest(lights[name])
     found = {name: _window(scene, by_image, peaks.get(name)) for name, by_image in bright.items()}
-    lights = lights_at(scene, values, scene.image.name)
-    return {
-        name: with_detail(window, flattest(lights[name]) if name in lights else None)
-        for name, window in found.items()
-        if window is not None
-    }
+    return {name: with_detail(window, ratios.get(name)) for name, window in found.items() if window is not None}
 
 
 def _window(scene: Scene, bright: Mapping[str, np.ndarray], peak: tuple[float, float] | None) -> Window | None:

@@ -74,8 +74,8 @@ def calibrate(
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
-        :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where k-hat or an effective
-        number of draws below six tenths say that the posterior isn't like that.
+        :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where k-hat, or effective
+        draws fewer than six tenths of the proposals, say that the posterior isn't like that.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.

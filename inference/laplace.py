@@ -8,8 +8,8 @@ to +130%.
 
 The proposal isn't matched to the weighted draws for another round, though that would save some posteriors from
 failing: of Neal's funnel, which k-hat otherwise refuses, two rounds more made k-hat accept 8 runs in 20, all of them
-wrong by five standard errors or more. Of a broken exponential, four rounds left widths a fifth too small where k-hat
-was below a half.
+wrong by five standard errors or more; and by the ranks of simulations, widths of a broken exponential came out a sixth
+too small (benchmarks/RESULTS.md, section 9).
 """
 
 from __future__ import annotations
