@@ -222,7 +222,10 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
         return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
-    post = split_hmc(posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False, target_acceptance=_ACCEPTANCE)
+    # compiled once for all simulations, which repays it where those of one fit wouldn't
+    post = split_hmc(
+        posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False, target_acceptance=_ACCEPTANCE, compile=True
+    )
     diverging = float(post["sample_stats"]["diverging"].mean())
     # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
     verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
