@@ -18,6 +18,7 @@ from bayesprof.psf import PSF
 from bayesprof.recipe import Recipe
 from bayesprof.returned import check_offsets, named_lights
 from bayesprof.sites import Sites, sites_of
+from bayesprof.threads import one_thread
 from bayesprof.view import View
 from bayesprof.window import Window
 
@@ -34,7 +35,8 @@ class Assembly:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.images = recipe, recipe.images
         self.components = {
-            name: _bound(recipe.part(name), recipe.seen_in(name), recipe.window_of(name)) for name in recipe.components
+            name: _bound(recipe.part(name), recipe.seen_in(name), recipe.windows_for(name))
+            for name in recipe.components
         }
         self.alignment = None
         if recipe.alignment is not None:
@@ -108,7 +110,7 @@ class Assembly:
         """Noiseless images at given values, as :meth:`bayesprof.Scene.predict`, by name."""
         values = self.sites.needed(params, "predict")
         wanted = None if components is None else [components] if isinstance(components, str) else list(components)
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             with poutine.block(), poutine.condition(data=values):
                 psfs, lights, offsets = self.draw_psfs(), self.draw_lights(), self.draw_offsets()
             for name in wanted or ():
@@ -169,7 +171,7 @@ class Assembly:
 
     def _checked_sites(self) -> Sites:
         """All that is drawn, by one run, so that a mistake in a component is told here and not deep in a sampler."""
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), one_thread(), poutine.block(), torch.random.fork_rng(devices=[]):
             with poutine.trace() as tracer:
                 psfs, lights, offsets = self.draw_psfs(), self.draw_lights(), self.draw_offsets()
             check_offsets(offsets, self.images.names[1:])
@@ -187,7 +189,7 @@ class Assembly:
         return sites
 
 
-def _bound(component: Any, images: Images, window: Window | None = None) -> Callable[[], Any]:
+def _bound(component: Any, images: Images, window: Any = None) -> Callable[[], Any]:
     if not hasattr(component, "bind"):
         bound: Callable[[], Any] = component
     else:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayesprof.grid import Ellipse, per_pixel
 from bayesprof.light import Background, Extended, Lattice, Light, Part, Pointlike, Profile, Surface
+from bayesprof.members import Member
 from bayesprof.pixel_map import Near, PixelMap
 
 Offset = tuple[Any, Any]
@@ -42,6 +43,9 @@ def seen_through(light: Light, to_image: PixelMap | None, offset: Offset | None 
 def _part_seen(part: Any, to_image: PixelMap | None, offset: Offset | None) -> Part:
     if isinstance(part, Background):
         return part
+    if isinstance(part, Member):
+        key = (id(to_image), id(offset))
+        return part.changed(key, lambda whole: _part_seen(whole, to_image, offset), keeping=(to_image, offset))
     if not isinstance(part, Pointlike | Extended | Surface | Lattice):
         raise TypeError(
             f"Scene: expected light that has a place in every image, got {type(part).__name__}, for which no map from "

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprof.taking import Whole
+
 
 @torch.library.custom_op("bayesprof::place", mutates_args=())
 def place(arrays: Sequence[Tensor], y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
@@ -97,19 +99,25 @@ class _Place(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Sequence[int], x: Sequence[int], ny: int, nx: int, *arrays: Tensor) -> Tensor:
-        return place(arrays, y, x, ny, nx)
+        return place(arrays, list(y), list(x), ny, nx)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.y, ctx.x, _, _, *arrays = inputs
-        ctx.windows = [array.shape[-3:] for array in arrays]
+        ctx.y, ctx.x, *ctx.shape = inputs[:4]
+        ctx.windows = [array.shape[-3:] for array in inputs[4:]]
+        ctx.save_for_forward(*inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         parts = shared_out([count for count, *_ in ctx.windows], ctx.y, ctx.x)
         sizes = [(height, width) for _, height, width in ctx.windows]
-        arrays = (_Cut.apply(gradient, *part, *size) for part, size in zip(parts, sizes, strict=True))
+        arrays = (seen(gradient, *part, *size) for part, size in zip(parts, sizes, strict=True))
         return None, None, None, None, *arrays
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        given = zip(tangents[4:], ctx.saved_tensors, strict=True)
+        return _Place.apply(ctx.y, ctx.x, *ctx.shape, *(array * 0 if one is None else one for one, array in given))
 
 
 class _Cut(torch.autograd.Function):
@@ -119,21 +127,25 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def forward(image: Tensor, y: Sequence[int], x: Sequence[int], height: int, width: int) -> Tensor:
-        return cut(image, y, x, height, width)
+        return cut(image, list(y), list(x), height, width)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        image, ctx.y, ctx.x, *_ = inputs
+        image, *ctx.where = inputs
         ctx.shape = image.shape[-2:]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Place.apply(ctx.y, ctx.x, *ctx.shape, gradient), None, None, None, None
+        return _Place.apply(*ctx.where[:2], *ctx.shape, gradient), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: Any) -> Any:
+        return _Cut.apply(tangent, *ctx.where)
 
 
 def placed(arrays: Sequence[Tensor], y: Sequence[int], x: Sequence[int], ny: int, nx: int) -> Tensor:
     """:func:`place`, with derivatives of any order and in any transform of torch.func."""
-    image: Tensor = _Place.apply(y, x, ny, nx, *arrays)
+    image: Tensor = _Place.apply(Whole(y), Whole(x), ny, nx, *arrays)
     return image
 
 
@@ -145,7 +157,7 @@ def shared_out(counts: Sequence[int], y: Sequence[int], x: Sequence[int]) -> lis
 
 def seen(image: Tensor, y: Sequence[int], x: Sequence[int], height: int, width: int) -> Tensor:
     """:func:`cut`, with derivatives likewise."""
-    arrays: Tensor = _Cut.apply(image, y, x, height, width)
+    arrays: Tensor = _Cut.apply(image, Whole(y), Whole(x), height, width)
     return arrays
 
 

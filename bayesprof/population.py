@@ -25,6 +25,7 @@ from bayesprof.likelihood import likelihood_for, observed_pixels
 from bayesprof.naming import Prefix, units_of
 from bayesprof.scene import Scene
 from bayesprof.stamps import Stamps
+from bayesprof.threads import one_thread
 from bayesprof.values import site_values
 
 PLATE = "galaxy"
@@ -147,7 +148,7 @@ class Population:
             name: torch.as_tensor(params[name], dtype=self.stamps.dtype, device=self.stamps.device)
             for name in self._own
         }
-        with torch.no_grad(), poutine.block(), pyro.plate(PLATE, len(self), dim=-1):
+        with torch.no_grad(), one_thread(), poutine.block(), pyro.plate(PLATE, len(self), dim=-1):
             return self._rendered(values)
 
     def initial_values(self) -> dict[str, Tensor]:
@@ -253,7 +254,7 @@ class Population:
 
     def _check(self) -> None:
         """Runs that tell a mistake here; which sites there are."""
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), one_thread(), poutine.block(), torch.random.fork_rng(devices=[]):
             with poutine.trace() as alone, pyro.plate(PLATE, len(self), dim=-1):
                 self._rendered({})
             self._own = tuple(name for name, node in alone.trace.nodes.items() if _is_latent(node))

@@ -66,6 +66,13 @@ class Recipe:
         given = [whole for whole in self.windows if within(name, whole)]
         return self.windows[max(given, key=len)] if given else None
 
+    def windows_for(self, name: str) -> Window | Mapping[str, Window] | None:
+        """What a component is measured in: its window, or those of its members by their names in it."""
+        members = getattr(self.part(name), "members", ())
+        found = {member: self.window_of(f"{name}.{member}") for member in members}
+        several = {member: window for member, window in found.items() if window is not None}
+        return several if members else self.window_of(name)
+
     def whole(self, names: str | Sequence[str]) -> list[str]:
         """Names as they stand before sites: "psf" and "likelihood" are those of every image."""
         found: list[str] = []

@@ -32,6 +32,7 @@ from bayesprof.grid import fast_length, per_pixel
 from bayesprof.image import Image
 from bayesprof.lattices import lattice_image
 from bayesprof.light import Background, Extended, Lattice, Light, Part, Pointlike, Surface, stacked
+from bayesprof.members import Batch, Member
 from bayesprof.periodic import DrawnBlur, PeriodicCopies, derivatives_on_nodes, periodic_copies
 from bayesprof.pixels import integrate_over_pixels
 from bayesprof.psf import PSF
@@ -80,7 +81,7 @@ class Convolution:
     field: FieldTransfer | None = None
     compact: bool = False
 
-    def __call__(self, sources: list[Extended | Pointlike]) -> Tensor:
+    def __call__(self, sources: list[Extended | Pointlike | Member]) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
         spectrum: Any = 0.0
         nodes = None
@@ -92,7 +93,7 @@ class Convolution:
             nodes = copies if nodes is None else nodes if copies is None else nodes + copies
         return self._image(spectrum, nodes)
 
-    def apart(self, sources: list[Extended | Pointlike]) -> list[tuple[list[int], Tensor]]:
+    def apart(self, sources: list[Extended | Pointlike | Member]) -> list[tuple[list[int], Tensor]]:
         """Image of each of the `sources`, which have no batch shape: those of one kind together, which ones they are
         and their images, shape (number, ny, nx).
         """
@@ -141,19 +142,24 @@ class Convolution:
         return fold(fold(spectrum, self.x_aliased, -1), self.y_aliased, -2)
 
 
-def together(sources: Sequence[Extended | Pointlike], *, most: int) -> Iterator[tuple[list[int], Any]]:
-    """The `sources`, those of one kind stacked where their parameters are single numbers, at most so many; and which
-    ones they are.
+def together(sources: Sequence[Extended | Pointlike | Member], *, most: int) -> Iterator[tuple[list[int], Any]]:
+    """The `sources`, those of one kind stacked where their parameters are single numbers or they are members of one
+    batch, at most so many; and which ones they are.
     """
-    kinds: dict[type, list[int]] = {}
+    kinds: dict[type | Batch, list[int]] = {}
     for i, source in enumerate(sources):
-        kinds.setdefault(type(source), []).append(i)
-    for alike in kinds.values():
+        kinds.setdefault(source.batch if isinstance(source, Member) else type(source), []).append(i)
+    for kind, alike in kinds.items():
         for start in range(0, len(alike), max(most, 1)):
             some = alike[start : start + max(most, 1)]
-            alone = len(some) == 1 or not sources[some[0]].stackable
-            stack = None if alone else stacked([sources[i] for i in some])
-            yield from [([i], sources[i]) for i in some] if stack is None else [(some, stack)]
+            ones: list[Any] = [sources[i] for i in some]
+            if len(some) == 1:
+                yield some, ones[0].alone if isinstance(kind, Batch) else ones[0]
+            elif isinstance(kind, Batch):
+                yield some, kind.taken(ones)
+            else:
+                stack = stacked(ones) if ones[0].stackable else None
+                yield from [([i], sources[i]) for i in some] if stack is None else [(some, stack)]
 
 
 @dataclass(frozen=True)
@@ -169,29 +175,35 @@ class ModelConvolution:
     d_y: Tensor
     wings: WingCopies
 
-    def __call__(self, sources: list[Extended | Pointlike], psf: PSF) -> Tensor:
+    def __call__(self, sources: list[Extended | Pointlike | Member], psf: PSF) -> Tensor:
         """Image of `sources`, shape ``batch + (ny, nx)``."""
-        image = self._drawn(psf)(sources)
-        x, y, flux = (
-            torch.stack(torch.broadcast_tensors(*values), dim=-1)
-            for values in zip(*(self._point(source) for source in sources), strict=True)
-        )
+        convolution = self._drawn(psf)
+        image = convolution(sources)
+        points = [self._points(*some) for some in together(sources, most=convolution.most_together)]
+        batch = torch.broadcast_shapes(*(point.shape[:-2] for point in points))
+        x, y, flux = torch.cat([point.expand(*batch, *point.shape[-2:]) for point in points], dim=-2).unbind(-1)
         copies = self.wings(psf, x, y, flux)
         return image if copies is None else image - copies
 
-    def apart(self, sources: list[Extended | Pointlike], psf: PSF) -> list[tuple[list[int], Tensor]]:
+    def apart(self, sources: list[Extended | Pointlike | Member], psf: PSF) -> list[tuple[list[int], Tensor]]:
         """As :meth:`Convolution.apart`."""
+        convolution = self._drawn(psf)
         images = []
-        for indices, image in self._drawn(psf).apart(sources):
-            points = (self._point(sources[i]) for i in indices)
-            x, y, flux = (torch.stack(values)[:, None] for values in zip(*points, strict=True))
+        for indices, source in together(sources, most=convolution.most_together):
+            image = convolution.image_of(source)
+            x, y, flux = self._points(indices, source)[..., None, :].unbind(-1)
             copies = self.wings(psf, x, y, flux)
+            image = image if len(indices) > 1 else image[None]
             images.append((indices, image if copies is None else image - copies))
         return images
 
-    def _point(self, source: Extended | Pointlike) -> tuple[Tensor, Tensor, Tensor]:
-        """Where and how bright a source is, as the wings of the PSF need it."""
-        return source.x, source.y, self.through_pixel.copies.presence(source) * source.flux
+    def _points(self, indices: list[int], source: Extended | Pointlike) -> Tensor:
+        """x, y and flux, shape ``batch + (number, 3)``, of one source or of several stacked ones, as the wings of the
+        PSF need them.
+        """
+        point = source.x, source.y, self.through_pixel.copies.presence(source) * source.flux
+        found = torch.stack(torch.broadcast_tensors(*point), dim=-1)
+        return found if len(indices) > 1 else found[..., None, :]
 
     def _drawn(self, psf: PSF) -> Convolution:
         """The convolution with a PSF."""
@@ -225,7 +237,7 @@ class Renderer:
         Raises ValueError for a point source without a PSF, and for a PSF among the sources.
         """
         parts = self._parts(light)
-        sources = [part for part in parts if isinstance(part, Extended | Pointlike)]
+        sources: list[Any] = [part for part in parts if isinstance(part, Extended | Pointlike | Member)]
         surfaces = [part for part in parts if isinstance(part, Surface | Lattice)]
         ny, nx = self.shape
         x = torch.arange(nx, dtype=self.dtype, device=self.device)[None, :]
@@ -256,7 +268,7 @@ class Renderer:
         which ones they are and their images, shape (number, ny, nx).
         """
         parts = self._parts(Light(tuple(parts)))
-        places = [i for i, part in enumerate(parts) if isinstance(part, Extended | Pointlike)]
+        places = [i for i, part in enumerate(parts) if isinstance(part, Extended | Pointlike | Member)]
         sources: list[Any] = [parts[i] for i in places]
         if sources and isinstance(self.convolution, ModelConvolution):
             images = self.convolution.apart(sources, self._checked(psf))
@@ -271,7 +283,12 @@ class Renderer:
     def _parts(self, light: Light) -> list[Part]:
         if any(isinstance(part, PSF) for part in light.parts):
             raise ValueError("a PSF is not a source; give it as Scene(image, psf=models.moffat_psf(), ...)")
-        return [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
+        parts = [part.to(self.dtype, self.device) for part in light.parts if isinstance(part, Part)]
+        return [part.alone if isinstance(part, Member) and not self._several(part) else part for part in parts]
+
+    def _several(self, member: Member) -> bool:
+        """Whether members of a batch are rendered together."""
+        return self.convolution is not None and isinstance(member.batch.whole, Extended | Pointlike)
 
     def _checked(self, psf: PSF | None) -> PSF:
         if psf is None:

@@ -17,6 +17,7 @@ from bayesprof.assembling import Assembly
 from bayesprof.image import Image
 from bayesprof.light import Light
 from bayesprof.mapped import Offset
+from bayesprof.members import on_their_own
 from bayesprof.psf import PSF
 from bayesprof.recipe import Recipe, checked_windows, recipe_of
 from bayesprof.window import Window
@@ -159,7 +160,10 @@ class Scene:
         """The light of every component, or of every part of one, its parameters drawn by Pyro, in pixels of the first
         image; where a scene has several images, each by the names of those that see it.
         """
-        return {name: self._alone(lights) for name, lights in self._assembly.draw_lights().items()}
+        return {
+            name: self._alone({image: on_their_own(light) for image, light in lights.items()})
+            for name, lights in self._assembly.draw_lights().items()
+        }
 
     def draw_psfs(self) -> dict[str, PSF | None]:
         """The PSF that the scene has in place of that of each image, its parameters drawn by Pyro."""
@@ -177,7 +181,8 @@ class Scene:
         with torch.no_grad(), poutine.block(), poutine.condition(data=values):
             lights, offsets = self._assembly.draw_lights(), self.draw_offsets()
         seen = {name: by_image[image] for name, by_image in lights.items() if image in by_image}
-        return self.views[image].lights(seen, offsets.get(image))
+        found = self.views[image].lights(seen, offsets.get(image))
+        return {name: on_their_own(light) for name, light in found.items()}
 
     def predict(self, params: Any = None, *, components: Any = None, image: str | None = None) -> Any:
         """Noiseless model image, shape (ny, nx), image units; of several images, a mapping from their names.

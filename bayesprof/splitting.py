@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bayesprof.image import Image
 from bayesprof.light import Extended, Light, Pointlike
+from bayesprof.members import Member
 from bayesprof.rendering import Convolution, Renderer, convolution_of, together
 from bayesprof.transfer import Axis, Places, to_pixels
 from bayesprof.window import Window
@@ -45,8 +46,9 @@ class SplitConvolution(Convolution):
     broad: Convolution
     fine: Convolution
 
-    def apart(self, sources: list[Extended | Pointlike]) -> list[tuple[list[int], Tensor]]:
-        smooth = [i for i, source in enumerate(sources) if isinstance(source, Extended) and source.smooth]
+    def apart(self, sources: list[Extended | Pointlike | Member]) -> list[tuple[list[int], Tensor]]:
+        kinds = [source.batch.whole if isinstance(source, Member) else source for source in sources]
+        smooth = [i for i, kind in enumerate(kinds) if isinstance(kind, Extended) and kind.smooth]
         others = [i for i in range(len(sources)) if i not in smooth]
         images = [([others[i] for i in some], image) for some, image in super().apart([sources[i] for i in others])]
         most = min(self.broad.most_together, self.fine.most_together)

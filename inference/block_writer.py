@@ -66,10 +66,10 @@ class BlockWriter(ABC):
             block = self._plain(block, like)
         return block, [(block.active, None)] * len(operations)
 
-    def finished(self, node: Node, in_windows: bool) -> Tangent:
-        """The blocks of `node` as they are handed out: with a row for each entry, or in windows."""
+    def finished(self, node: Node, in_windows: bool, diagonal: bool) -> Tangent:
+        """The blocks of `node` as they are handed out: with a row for each entry, or in windows, or diagonal."""
         blocks = self.tangent.get(node, ()) if in_windows else self.whole(node)
-        return tuple(block if block.at else self._plain(block, node.meta["val"]) for block in blocks)
+        return tuple(block if block.at or diagonal else self._plain(block, node.meta["val"]) for block in blocks)
 
     def whole(self, node: Node) -> Tangent:
         """The blocks of `node`, those in windows written out."""

@@ -59,21 +59,40 @@ def carried(block: Block, shape: Sequence[int], operation: Callable[[Tensor], Te
     first = {column: place for place, column in reversed(list(enumerate(columns)))}
     places = torch.tensor([first[column] for column in columns])
     places = places.reshape(-1, *[1] * (-block.axis - 1)).expand(*shape)
-    moved = operation(places)
-    if moved.numel() == 0:
-        return None
-    varying = [axis for axis in range(-moved.ndim, 0) if _varies(moved, axis)]
-    if len(varying) > 1:
-        return None
-    if not varying:
-        place = int(moved.flatten()[0])
-        return tuple(row[place] for row in block.active), None
-    (axis,) = varying
-    line = moved[tuple(slice(None) if other == axis else 0 for other in range(-moved.ndim, 0))].tolist()
+    line, axis = line_along(operation(places))
+    if axis is None:
+        return (tuple(row[line[0]] for row in block.active), None) if line else None
     return tuple(tuple(row[place] for place in line) for row in block.active), axis
+
+
+def line_along(places: Tensor) -> tuple[list[int], int | None]:
+    """The only axis of an array that its entries vary along, counted from the end, and the entries there; one entry and
+    None where all are the same, none and None where they vary along several.
+    """
+    varying = [axis for axis in range(-places.ndim, 0) if _varies(places, axis)]
+    if len(varying) > 1 or places.numel() == 0:
+        return [], None
+    if not varying:
+        return [int(places.flatten()[0])], None
+    (axis,) = varying
+    return places[tuple(slice(None) if other == axis else 0 for other in range(-places.ndim, 0))].tolist(), axis
 
 
 def _varies(places: Tensor, axis: int) -> bool:
     if places.shape[axis] == 1 or places.stride(axis) == 0:
         return False
     return bool((places != places.narrow(axis, 0, 1)).any())
+
+
+def with_block(dense: Tensor, block: Block, rows: Tensor) -> Tensor:
+    """Derivatives of an array along all entries of the vector, shape (D, ...), with the `rows` of a block added."""
+    if block.axis is None:
+        where = torch.tensor(block.active, device=rows.device)
+        return dense.index_put((where,), rows.reshape(len(where), *dense.shape[1:]), accumulate=True)
+    entries = torch.tensor([[-1 if entry is None else entry for entry in row] for row in block.active])
+    entries = entries.reshape(*entries.shape[:1], *[1] * (rows.ndim - 1 + block.axis), -1, *[1] * (-block.axis - 1))
+    entries = entries.expand(rows.shape).to(rows.device)
+    known = entries >= 0
+    elements = torch.arange(rows[0].numel(), device=rows.device).reshape(rows.shape[1:]).expand(rows.shape)
+    flat = dense.reshape(len(dense), -1).index_put((entries[known], elements[known]), rows[known], accumulate=True)
+    return flat.reshape(dense.shape)

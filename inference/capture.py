@@ -38,6 +38,7 @@ from bayesprof.inference.passes import (
     writes,
     written_into,
 )
+from bayesprof.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,10 @@ def capture(
     (`differentiable`).
     """
     # A first call may come from inside torch.func.grad or vmap, whose levels would otherwise be recorded as constants.
-    with unchecked(), temporarily_clear_interpreter_stack(), _without_traces(), _known_by_shape(), _branches_named():
+    with (
+        unchecked(), one_thread(), temporarily_clear_interpreter_stack(), _without_traces(), _known_by_shape(),
+        _branches_named(),
+    ):  # fmt: skip
         # a plain function: make_fx counts the arguments of whatever a wrapper says it wraps
         point = example.detach().clone()
         graph = make_fx(lambda z, *inputs: function(z, *inputs))(point, *inputs)

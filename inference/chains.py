@@ -25,8 +25,8 @@ from bayesprof.inference.fit import Fit
 from bayesprof.inference.kernels import Kernel, State
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
-from bayesprof.inference.threads import one_thread
 from bayesprof.inference.whitening import DISPERSION, Whitened, whitened_at
+from bayesprof.threads import one_thread
 
 WARMUP = 100
 _LEARN_FROM, _LEARN_AT = 0.2, 0.6  # the part of warm-up whose draws refine the mass matrix

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, fx
 
+from bayesprof.inference.blocks import with_block
 from bayesprof.inference.capture import Captured, capture
 from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
 from bayesprof.inference.jacobian import Jacobian
-from bayesprof.inference.places import Places
+from bayesprof.inference.places import Pairs, Places
 
 
 class Parts(Protocol):
@@ -111,17 +113,21 @@ def _hessian(of: Parts) -> Callable[..., Any]:
 
 def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | None]:
     """The Jacobian of each parameter of the observed distributions; None for those that don't depend on z."""
-    layouts = zip(rows, found.active["parameters"], found.at["parameters"], strict=True)
-    return [Jacobian(*layout) if layout[0] else None for layout in layouts]
+    each = zip(rows, found.blocks["parameters"], strict=True)
+    return [Jacobian(several, blocks) if blocks else None for several, blocks in each]
 
 
 def prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
     """Gradient of the log prior, and minus its Hessian."""
     slope = with_derivatives(of.forward.several("prior_terms"), "prior_terms")
-    curved = with_derivatives(with_shapes(slope.graph), "prior_terms")
-    actives, others = _joined(slope.active["prior_terms"]), _joined(curved.active["prior_terms"])
+    curved = with_derivatives(with_shapes(slope.graph), "prior_terms", diagonal=True)
+    actives = [block.active for block in _joined(slope.blocks["prior_terms"])]
     along = Places([(active,) for active in actives], of.size, axes=1)
-    pairs = [(other, active) for active, several in zip(actives, others, strict=True) for other in several]
+    pairs = [
+        (block.active, active) if block.axis is None else Pairs(tuple(chain(*block.active)), active * len(block.active))
+        for active, blocks in zip(actives, _joined(curved.blocks["prior_terms"]), strict=True)
+        for block in blocks
+    ]
     across = Places(pairs, of.size, axes=2)
 
     def gradient_and_curvature(z: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +162,7 @@ def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], T
     captured = capture(pull, example, (*held, *of.forward.constants), differentiable=True)
     derivatives: Derivatives = with_derivatives(captured.graph, "pull")
     every = tuple(range(of.size))
-    places = Places([(active, every) for active in derivatives.active["pull"]], of.size, axes=2)
+    places = Places([(block.active, every) for block in derivatives.blocks["pull"]], of.size, axes=2)
 
     def second(z: Tensor, scores: list[Tensor], constants: tuple[Tensor, ...]) -> Tensor:
         return places(derivatives.graph(z, *captured.recipe(*scores, *constants))["pull"], like=z)
@@ -167,18 +173,18 @@ def _pulled(of: Parts) -> Callable[[Tensor, list[Tensor], tuple[Tensor, ...]], T
 def _summary(of: Parts) -> Callable[..., Any]:
     """What a :class:`Summary` is made of: a graph returns no class of ours."""
     size = of.size
-    derived = with_derivatives(of.forward.several("chi_square", values="sites", slopes="sites"), "slopes")
+    derived = with_derivatives(
+        of.forward.several("chi_square", values="sites", slopes="sites"), "slopes", diagonal=True
+    )
 
     def summary(z: Tensor, *constants: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         at = derived.graph(z, *constants)
         slopes = {}
         for name, value in at["values"].items():
-            dense = torch.zeros(size, value.numel(), dtype=z.dtype, device=z.device)
-            for rows, active in zip(at["slopes"][name], derived.active["slopes"][name], strict=True):
-                where = torch.tensor(active, device=z.device)
-                part = rows.reshape(len(active), -1).to(z.dtype)
-                dense = dense.index_put((where,), part, accumulate=True)
-            slopes[name] = dense.reshape(size, *value.shape)
+            dense = torch.zeros(size, *value.shape, dtype=z.dtype, device=z.device)
+            for rows, block in zip(at["slopes"][name], derived.blocks["slopes"][name], strict=True):
+                dense = with_block(dense, block, rows.to(z.dtype))
+            slopes[name] = dense
         return at["values"], slopes, at["chi_square"]
 
     return summary

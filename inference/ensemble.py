@@ -21,8 +21,8 @@ from bayesprof.inference.fit import Fit
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.threads import one_thread
 from bayesprof.inference.whitening import DISPERSION, whitened_at
+from bayesprof.threads import one_thread
 
 _LEAST_WALKERS = 32
 _HALVINGS = 100  # until a walker of a fit whose curvature is all but singular is back

@@ -21,48 +21,49 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from bayesprof.inference.block_writer import BlockWriter, gathered, overlapping
 from bayesprof.inference.blocks import Block, Tangent
-from bayesprof.inference.forward_rules import CONSTANT, IN_WINDOWS, LISTS, RULES, VIEWS, Node
-from bayesprof.inference.passes import taken_apart, unchanged, vanishing
+from bayesprof.inference.forward_rules import CONSTANT, IN_WINDOWS, LISTS, RULES, Node
+from bayesprof.inference.passes import unchanged, vanishing
+from bayesprof.inference.separate import VIEWS, separate
 
 _ATEN = torch.ops.aten
 
 
 class Derivatives(NamedTuple):
     """A graph of values and derivatives: it returns the values, and for each differentiated tensor a list of the rows
-    of its blocks; `active` are the entries of each block, in lists of the same layout, and `at` its windows, None for a
-    block of all of the tensor.
+    of its blocks; `blocks` are what is known of those, in lists of the same layout, rows being nodes of the graph.
     """
 
     graph: fx.GraphModule
-    active: Any
-    at: Any
+    blocks: Any
 
 
-def with_derivatives(graph: fx.GraphModule, *keys: str, in_windows: bool = False) -> Derivatives:
+def with_derivatives(
+    graph: fx.GraphModule, *keys: str, in_windows: bool = False, diagonal: bool = False
+) -> Derivatives:
     """`graph`, which returns a dictionary of tensors and lists of tensors, with those named by `keys` replaced by their
-    derivatives along its first argument; of images `in_windows`, where that is how they are made.
+    derivatives along its first argument; of images `in_windows`, where that is how they are made. Diagonal blocks are
+    written out, or left as they are where `diagonal`.
 
     The nodes of `graph` must know their shapes, as captured ones do (and others after :func:`with_shapes`).
     """
     *_, output = graph.graph.nodes
     wanted: set[Node] = set()
     fx.node.map_arg([output.args[0][key] for key in keys], wanted.add)
+    handed_out = set(wanted) if diagonal else set()
     for node in reversed(graph.graph.nodes):
         if node in wanted:
             wanted.update(node.all_input_nodes)
-    written = _Writer(graph, wanted)
-    result, active, at = {}, {}, {}
+    written = _Writer(graph, wanted, handed_out)
+    result, blocks = {}, {}
     for key, value in output.args[0].items():
         if key in keys:
-            tangents = tree_map(lambda node: written.finished(node, in_windows), value)
-            active[key] = tree_map(lambda block: block.active, tangents, is_leaf=_is_block)
-            result[key] = tree_map(lambda block: block.rows, tangents, is_leaf=_is_block)
-            at[key] = tree_map(lambda block: block.at, tangents, is_leaf=_is_block)
+            blocks[key] = tree_map(lambda node: written.finished(node, in_windows, diagonal), value)
+            result[key] = tree_map(lambda block: block.rows, blocks[key], is_leaf=_is_block)
         else:
             result[key] = fx.node.map_arg(value, written.value.__getitem__)
     written.graph.output(result)
     written.graph.eliminate_dead_code()
-    return Derivatives(fx.GraphModule({}, written.graph), active, at)
+    return Derivatives(fx.GraphModule({}, written.graph), blocks)
 
 
 def _is_block(value: Any) -> bool:
@@ -90,13 +91,15 @@ def _item(node: Node, i: int, value: Tensor) -> Tensor:
 
 
 class _Writer(BlockWriter):
-    """Copies a graph and writes the tangent of each of the `wanted` nodes beside it."""
+    """Copies a graph and writes the tangent of each of the `wanted` nodes beside it; those of nodes that are
+    `handed_out` may be diagonal.
+    """
 
-    def __init__(self, module: fx.GraphModule, wanted: set[Node]) -> None:
+    def __init__(self, module: fx.GraphModule, wanted: set[Node], handed_out: set[Node]) -> None:
         super().__init__()
         self.parts: dict[Node, list[Tangent]] = {}
         self.zeros = vanishing(module)
-        self.apart = taken_apart(module, wanted)
+        self.apart = separate(module, wanted, handed_out)
         first, *nodes = module.graph.nodes
         self.value[first] = self.graph.node_copy(first)
         placeholders = [node for node in nodes if node.op == "placeholder"]
@@ -161,18 +164,23 @@ class _Writer(BlockWriter):
 
     def _of_view(self, node: Node, entries: Tensor) -> Tangent:
         """A plain view of the vector: rows of the unit matrix; or its diagonal alone, where its elements go separate
-        ways, as those of a parameter with a value for each image do.
+        ways, as those of a parameter with a value for each image or for each of many sources do.
         """
+        like = node.meta["val"]
         if node in self.apart and entries.unique().numel() == entries.numel():
-            like = node.meta["val"]
-            ones = self.call(_ATEN.ones.default, [1, *like.shape], dtype=like.dtype, device=like.device)
-            return (Block((tuple(entries.tolist()),), ones, -1),)
+            inner = entries[0].numel()  # elements that stay together, each with a row of its own
+            unit = self.call(_ATEN.eye.default, inner, dtype=like.dtype, device=like.device)
+            unit = self.call(_ATEN.reshape.default, unit, [inner, 1, *like.shape[1:]])
+            rows = self.call(_ATEN.expand.default, unit, [inner, *like.shape])
+            return (Block(tuple(map(tuple, entries.reshape(-1, inner).T.tolist())), rows, -like.ndim),)
         active = tuple(dict.fromkeys(entries.flatten().tolist()))
+        if len(active) == entries.numel():
+            unit = self.call(_ATEN.eye.default, len(active), dtype=like.dtype, device=like.device)
+            return (Block(active, self.call(_ATEN.reshape.default, unit, [len(active), *like.shape])),)
         places = {entry: row for row, entry in enumerate(active)}
         hot = torch.zeros(len(active), entries.numel(), dtype=torch.int64)
         for column, entry in enumerate(entries.flatten().tolist()):
             hot[places[entry], column] = 1
-        like = node.meta["val"]
         nested = hot.reshape(len(active), *entries.shape).tolist()
         return (Block(active, self.call(_number_array, nested, like.dtype, like.device)),)
 

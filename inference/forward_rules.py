@@ -17,6 +17,7 @@ from bayesprof.inference.block_writer import BlockWriter, Node
 from bayesprof.inference.blocks import Block, Tangent
 from bayesprof.placing import placed, seen
 from bayesprof.sparse import PRODUCT, sparse_product
+from bayesprof.taking import put_back, taken
 
 _ATEN = torch.ops.aten
 
@@ -219,10 +220,6 @@ IN_WINDOWS = (
     _ATEN.exp.default, _ATEN.log.default, _ATEN.reciprocal.default, _ATEN.softplus.default,
 )  # fmt: skip
 CONSTANT = (_ATEN.detach.default, _ATEN.sign.default, _ATEN.floor.default, _ATEN.round.default)
-VIEWS = (
-    _ATEN.slice.Tensor, _ATEN.select.int, _ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default,
-    _ATEN.unsqueeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.default, _ATEN.alias.default,
-)  # fmt: skip
 LISTS = {_ATEN.unbind.int: 1, _ATEN.split.Tensor: 2, _ATEN.split_with_sizes.default: 2}
 RULES: dict[Any, Callable[[BlockWriter, Node], Tangent]] = {
     _ATEN.add.Tensor: _sum_of,
@@ -302,6 +299,8 @@ RULES: dict[Any, Callable[[BlockWriter, Node], Tangent]] = {
     _ATEN.where.self: _chosen,
     placed: moving.placed,
     seen: moving.cut,
+    taken: moving.taken,
+    put_back: moving.put_back,
     sparse_product: _sparse,
     PRODUCT: _sparse,
 }

@@ -26,7 +26,8 @@ from bayesprof.inference.capture import Captured, capture, interpreted, without_
 from bayesprof.inference.derived import DERIVED, DIFFERENTIATED, prior_curvature, swapped
 from bayesprof.inference.native import Compiled, CompilerError
 from bayesprof.inference.real_pairs import in_real_arithmetic
-from bayesprof.inference.threads import one_thread, side_by_side
+from bayesprof.inference.threads import side_by_side
+from bayesprof.threads import one_thread
 
 _CALLS_BEFORE_CAPTURE = 64  # a capture takes the time that about this many calls lose by being direct
 _COMPILE_NODE = 6e-3  # seconds that a compilation takes for each operation of a graph

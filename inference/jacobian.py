@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesprof.inference.blocks import Windows
+from bayesprof.inference.blocks import Block, Windows
 from bayesprof.inference.places import Entries, Places
 from bayesprof.placing import cut, overlaps
 
@@ -33,16 +33,14 @@ class _Piece(NamedTuple):
 
 
 class Jacobian:
-    """Derivatives of an array along the entries of a vector, from `rows` of blocks, their `active` entries, and the
-    windows that they are `at`.
-    """
+    """Derivatives of an array along the entries of a vector, from the `rows` of `blocks`."""
 
-    def __init__(self, rows: Sequence[Tensor], active: Sequence[tuple], at: Sequence[Windows | None]) -> None:
-        whole = [(block, entries) for block, entries, place in zip(rows, active, at, strict=True) if place is None]
+    def __init__(self, rows: Sequence[Tensor], blocks: Sequence[Block]) -> None:
+        whole = [(one, block.active) for one, block in zip(rows, blocks, strict=True) if block.at is None]
         self.pieces = [
-            _Piece(block, tuple(chain(*entries)), place)
-            for block, entries, place in zip(rows, active, at, strict=True)
-            if place is not None
+            _Piece(one, tuple(chain(*block.active)), block.at)
+            for one, block in zip(rows, blocks, strict=True)
+            if block.at is not None
         ]
         if whole:
             together = torch.cat([block.reshape(len(block), -1) for block, _ in whole])

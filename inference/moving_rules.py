@@ -9,6 +9,7 @@ import torch
 from bayesprof.inference.block_writer import BlockWriter, Node
 from bayesprof.inference.blocks import Block, Tangent, Windows
 from bayesprof.placing import shared_out
+from bayesprof.taking import take
 
 _ATEN = torch.ops.aten
 
@@ -109,6 +110,18 @@ def backward_of_a_view(w: BlockWriter, node: Node) -> Tangent:
     return tuple(
         b._replace(rows=w.call(node.target, b.rows, [len(b.active), *shape], moved, *where)) for b in w.plain(source)
     )
+
+
+def taken(w: BlockWriter, node: Node) -> Tangent:
+    """Some elements along an axis, which is counted from the end and so that of rows, too."""
+    source, *where = node.args
+    return w.moved(source, lambda rows: w.call(node.target, rows, *where), lambda value: take(value, *where))
+
+
+def put_back(w: BlockWriter, node: Node) -> Tangent:
+    """Elements put at their places along an axis of zeros."""
+    source, *where = node.args
+    return tuple(b._replace(rows=w.call(node.target, b.rows, *where)) for b in w.plain(source))
 
 
 def permuted(w: BlockWriter, node: Node) -> Tangent:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprof.placing import DIFFERENTIABLE
+from bayesprof import placing, taking
 from bayesprof.sparse import PRODUCT, sparse_product
 
 _ATEN = torch.ops.aten
@@ -43,35 +43,6 @@ def vanishing(graph: fx.GraphModule) -> set[fx.Node]:
         if node.op == "call_function" and _vanishes(node, zeros):
             zeros.add(node)
     return zeros
-
-
-def taken_apart(graph: fx.GraphModule, wanted: set[Any]) -> set[fx.Node]:
-    """Arrays of one axis that depend on the first argument of `graph` and whose elements never meet, on the way to the
-    `wanted` nodes: all that is done is done element by element, until single ones are taken out.
-    """
-    first, *nodes = graph.graph.nodes
-    moving = {first}
-    moving.update(node for node in nodes if any(parent in moving for parent in node.all_input_nodes))
-    apart: set[fx.Node] = set()
-    for node in reversed(nodes):
-        value = node.meta.get("val")
-        if node.op != "call_function" or not isinstance(value, Tensor) or value.ndim != 1 or node not in moving:
-            continue
-        users = [user for user in node.users if user in wanted]
-        if users and all(_keeps_apart(user, node, apart, moving) for user in users):
-            apart.add(node)
-    return apart
-
-
-def _keeps_apart(user: Any, node: fx.Node, apart: set[fx.Node], moving: set[fx.Node]) -> bool:
-    if user.target is _ATEN.select.int:
-        return True
-    value = user.meta.get("val")
-    if user not in apart or value.shape != node.meta["val"].shape:
-        return False
-    alone = all(parent is node or parent not in moving for parent in user.all_input_nodes)
-    elementwise = torch.Tag.pointwise in getattr(user.target, "tags", ())
-    return alone and (elementwise or user.target in _RESHAPED)
 
 
 def remove_zeros(graph: fx.GraphModule, zeros: set[fx.Node]) -> None:
@@ -156,7 +127,7 @@ def simplify(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-_WITH_SLOPES = {**DIFFERENTIABLE, PRODUCT: sparse_product}
+_WITH_SLOPES = {**placing.DIFFERENTIABLE, **taking.DIFFERENTIABLE, PRODUCT: sparse_product}
 
 
 def with_slopes(graph: fx.GraphModule) -> None:

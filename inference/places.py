@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +18,19 @@ from torch import Tensor
 Entries = tuple[int | None, ...]
 
 
+class Pairs(NamedTuple):
+    """Places of a block of a matrix whose values have a row and a column each."""
+
+    rows: Entries
+    columns: Entries
+
+
 class Places:
     """Where the values of blocks go, given the entries `along` each of their `axes`, among `size` entries: in a vector
-    for one axis, in a matrix for two. Those along None go nowhere.
+    for one axis, in a matrix for two, or `Pairs` of them. Those along None go nowhere.
     """
 
-    def __init__(self, along: Sequence[tuple[Entries, ...]], size: int, *, axes: int) -> None:
+    def __init__(self, along: Sequence[tuple[Entries, ...] | Pairs], size: int, *, axes: int) -> None:
         self.shape = (size,) * axes
         places = [_flat(entries, size) for entries in along]
         every = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
@@ -43,14 +51,15 @@ class Places:
         return total.reshape(-1).index_put((where,), values, accumulate=True).reshape(self.shape)
 
 
-def _flat(along: tuple[Entries, ...], size: int) -> np.ndarray:
+def _flat(along: tuple[Entries, ...] | Pairs, size: int) -> np.ndarray:
     """Places of a block's values in the flattened vector or matrix, -1 for those that go nowhere."""
     first, *rest = (_numbers(entries) for entries in along)
     if not rest:
         return first
     (second,) = rest
-    places = first[:, None] * size + second
-    places[(first < 0)[:, None] | (second < 0)] = -1
+    first = first if isinstance(along, Pairs) else first[:, None]
+    places = first * size + second
+    places[(first < 0) | (second < 0)] = -1
     return places.reshape(-1)
 
 

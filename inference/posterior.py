@@ -37,6 +37,7 @@ from bayesprof.inference.information import (
 from bayesprof.inference.plated import Plated, plate_of
 from bayesprof.inference.randomness import normals_in_batches, seeded, seeds_from, standard_normals
 from bayesprof.inference.sites import Observing, is_deterministic, latent_sites, own_data
+from bayesprof.threads import one_thread
 
 PREDICTIVE_DRAWS = 100
 """Draws kept, over all chains, in prior, prior_predictive and posterior_predictive."""
@@ -369,7 +370,7 @@ class Posterior:
 
     def observed_nodes(self, z: Tensor) -> dict[str, Any]:
         """The observed sites of the model's trace at `z` (D,): name to Pyro's trace node."""
-        with torch.no_grad(), unchecked():
+        with torch.no_grad(), one_thread(), unchecked():
             nodes = self._conditioned(z, self.data)[0].nodes
         return {name: nodes[name] for name in self.observed}
 
@@ -377,7 +378,7 @@ class Posterior:
         """One draw of every latent, deterministic and observed site: given `values` of the latent ones, or from the
         prior where None.
         """
-        with torch.no_grad(), seeded(seed), unchecked():
+        with torch.no_grad(), one_thread(), seeded(seed), unchecked():
             return self._drawn(values)
 
     @cached_property
@@ -408,7 +409,7 @@ class Posterior:
         parts = [self._evaluated("predicted", some) for some in z.split(self.most_together)]
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.observed}
         generator = np.random.default_rng(seed)
-        with torch.no_grad(), seeded(seed), unchecked():
+        with torch.no_grad(), one_thread(), seeded(seed), unchecked():
             for part in parts:
                 for name, parameters in part.items():
                     family = self._families[name]
@@ -426,7 +427,7 @@ class Posterior:
         def draw(point: Tensor) -> dict[str, Tensor]:
             return self._drawn(None if constrain is None else constrain(point))
 
-        with torch.no_grad(), unchecked(), normals_in_batches(), warnings.catch_warnings():
+        with torch.no_grad(), one_thread(), unchecked(), normals_in_batches(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than one by one
             warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
             try:
@@ -468,7 +469,7 @@ class Posterior:
         return result
 
     def _prior_trace(self, seed: int) -> Any:
-        with torch.no_grad(), seeded(seed):
+        with torch.no_grad(), one_thread(), seeded(seed):
             return poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
 
     @cached_property

@@ -17,8 +17,8 @@ from bayesprof.inference.laplace import laplace_evidence, student_t
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.split_hmc import split_hmc
-from bayesprof.inference.threads import one_thread
 from bayesprof.inference.whitening import whitened_at
+from bayesprof.threads import one_thread
 
 _PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000

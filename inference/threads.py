@@ -1,4 +1,4 @@
-"""How many threads the arithmetic uses: one for each batch of points, and as many batches at a time as there are cores.
+"""Batches of points side by side: one thread for each, and as many batches at a time as there are cores.
 
 Nothing depends on their number: batches are cut by the size of their arrays alone, and each is one thread's work.
 """
@@ -6,28 +6,12 @@ Nothing depends on their number: batches are cut by the size of their arrays alo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import torch
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs its block on one thread, so that sums round the same way on any number of cores.
-
-    Measured on two cores, a second thread takes a fifth off a batch of four 121x121 images: hand-overs between
-    operations of 20 microseconds eat the rest. Several galaxies in several processes use cores better.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+from bayesprof.threads import one_thread
 
 
 def side_by_side(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:

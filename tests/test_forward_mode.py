@@ -11,10 +11,12 @@ import torch
 
 import bayesprof as bp
 from bayesprof import inference, models
+from bayesprof.inference.blocks import with_block
 from bayesprof.inference.capture import capture
 from bayesprof.inference.forward_mode import with_derivatives, with_shapes
 from bayesprof.inference.places import Places
 from bayesprof.sparse import by_rows, sparse_product
+from bayesprof.taking import put_back, taken
 
 torch.manual_seed(3)
 MATRIX = torch.randn(4, 3, dtype=torch.float64)
@@ -119,6 +121,12 @@ FUNCTIONS = {
     ),
     "stacked backward": lambda z: torch.func.grad(lambda y: (_each_its_own(y) ** 2).sum() * y[0])(z),
     "written in place": lambda z: _filled(z),
+    "taken": lambda z: taken(z[:4] ** 2, -1, [2, 0, 2]) * taken(torch.exp(z[1:]), -1, [3, 0, 0]),
+    "taken of rows": lambda z: _of_members(z, [1, 0, 1]).sum(-1) * MATRIX[:3, :2],
+    "backward of taken": lambda z: torch.func.grad(lambda y: (taken(y**2, -1, [4, 1, 1]) ** 3).sum() * y[0])(z),
+    "put": lambda z: put_back(z[:3] ** 2, -1, [1, 4, 1], 5) * z + put_back(z[:4].reshape(2, 2), -2, [0, 0], 1).sum(),
+    "members": lambda z: _of_members(z, [0, 1]).permute(2, 0, 1).reshape(2, 4) + z[4],
+    "sums of members": lambda z: _of_members(z, [0, 1]).sum() * torch.log_softmax(z[:4].reshape(2, 2), 0).sum(1),
 }
 
 
@@ -131,6 +139,14 @@ def _each_its_own(z: torch.Tensor) -> torch.Tensor:
     return torch.sin(_own(z)[:, None, None] * MATRIX) + torch.where(MATRIX > 0, _own(z)[:, None, None], 0.0)
 
 
+def _of_members(z: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """Planes of two members with two parameters each, at `places` among them."""
+    own = z[:4].reshape(2, 2)
+    own = own / (1 + own.square().sum(-1, keepdim=True)).sqrt()
+    some = taken(own, -2, places)
+    return torch.sin(some[:, 0, None, None] * MATRIX[:2, :2]) * some[:, 1, None, None]
+
+
 def _filled(z: torch.Tensor) -> torch.Tensor:
     result = torch.zeros(6, dtype=z.dtype)
     result[1:4] = z[:3] ** 2
@@ -138,24 +154,25 @@ def _filled(z: torch.Tensor) -> torch.Tensor:
     return result.mul_(z[1])
 
 
-def dense(blocks, active, shape):
+def dense(rows, blocks, shape):
     """Rows of all blocks along the whole of z."""
     full = torch.zeros(len(Z), *shape, dtype=torch.float64)
-    for rows, entries in zip(blocks, active, strict=True):
-        full[list(entries)] += rows
+    for some, block in zip(rows, blocks, strict=True):
+        full = with_block(full, block, some.double())
     return full
 
 
+@pytest.mark.parametrize("diagonal", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_derivatives_are_those_of_torch(name):
+def test_derivatives_are_those_of_torch(name, diagonal):
     function = FUNCTIONS[name]
     captured = capture(lambda z: {"value": function(z), "same": function(z)}, Z, differentiable=True)
-    found = with_derivatives(captured.graph, "value")
+    found = with_derivatives(captured.graph, "value", diagonal=diagonal)
     result = found.graph(Z, *captured.constants)
     torch.testing.assert_close(result["same"], function(Z), rtol=1e-14, atol=1e-14)
     expected = torch.func.jacfwd(function)(Z).movedim(-1, 0)
     tolerance = 1e-12 if expected.dtype == torch.float64 else 1e-5
-    derivatives = dense(result["value"], found.active["value"], expected.shape[1:])
+    derivatives = dense(result["value"], found.blocks["value"], expected.shape[1:])
     assert all(rows.dtype == result["same"].dtype for rows in result["value"])
     torch.testing.assert_close(derivatives, expected.double(), rtol=tolerance, atol=tolerance)
 
@@ -173,6 +190,10 @@ def test_derivatives_are_those_of_torch(name):
         "gathered",
         "stacked",
         "stacked and moved",
+        "taken",
+        "backward of taken",
+        "put",
+        "members",
     ],
 )
 def test_second_derivatives_are_those_of_torch(name):
@@ -181,13 +202,46 @@ def test_second_derivatives_are_those_of_torch(name):
 
     captured = capture(lambda z: {"value": total(z)}, Z, differentiable=True)
     first = with_derivatives(captured.graph, "value")
-    second = with_derivatives(with_shapes(first.graph), "value")
+    second = with_derivatives(with_shapes(first.graph), "value", diagonal=True)
     result = second.graph(Z, *captured.constants)["value"]
     hessian = torch.zeros(len(Z), len(Z), dtype=torch.float64)
-    for place, blocks, active in zip(first.active["value"], result, second.active["value"], strict=True):
-        for rows, entries in zip(blocks, active, strict=True):
-            hessian[np.ix_(entries, place)] += rows
+    for one, rows, blocks in zip(first.blocks["value"], result, second.blocks["value"], strict=True):
+        for some, block in zip(rows, blocks, strict=True):
+            along = with_block(torch.zeros(len(Z), *some.shape[1:], dtype=torch.float64), block, some)
+            hessian[:, list(one.active)] += along
     torch.testing.assert_close(hessian, torch.func.hessian(total)(Z), rtol=1e-11, atol=1e-11)
+
+
+def test_vectors_of_many_sources_stay_diagonal():
+    """Of elements that never meet but in sums: from z to where they are handed out, and through both derivatives."""
+    size = torch.linspace(1, 2, 9, dtype=torch.float64)
+
+    def log_priors(z):
+        pairs = z[9:].reshape(9, 2)
+        pairs = pairs / (1 + (pairs**2).sum(-1, keepdim=True)).sqrt()
+        return [-((z[:9].exp() - size) ** 2 / size).sum(), (pairs[:, 0] * pairs[:, 1].exp() / size).sum() * 2]
+
+    z = torch.linspace(0.1, 0.9, 27, dtype=torch.float64)
+    captured = capture(lambda z: {"value": log_priors(z)}, z, differentiable=True)
+    first = with_derivatives(captured.graph, "value")
+    second = with_derivatives(with_shapes(first.graph), "value", diagonal=True)
+    blocks = [block for value in second.blocks["value"] for several in value for block in several]
+    assert blocks
+    assert all(block.axis == -1 for block in blocks)
+    shapes = with_shapes(second.graph)
+    assert (
+        max(node.meta["val"].numel() for node in shapes.graph.nodes if "val" in node.meta and node.op != "output") < 81
+    )
+    hessian = torch.zeros(27, 27, dtype=torch.float64)
+    for value, found, several in zip(
+        first.blocks["value"], second.graph(z, *captured.constants)["value"], second.blocks["value"], strict=True
+    ):
+        for one, rows, blocks in zip(value, found, several, strict=True):
+            for some, block in zip(rows, blocks, strict=True):
+                empty = torch.zeros(27, *some.shape[1:], dtype=torch.float64)
+                hessian[:, list(one.active)] += with_block(empty, block, some)
+    expected = torch.func.hessian(lambda z: sum(log_priors(z)))(z)
+    torch.testing.assert_close(hessian, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_each_component_is_followed_along_its_own_parameters_only():
@@ -197,7 +251,7 @@ def test_each_component_is_followed_along_its_own_parameters_only():
     scene = bp.Scene(image, one=models.sersic(), two=models.sersic(), sky=models.flat_sky())
     posterior = inference.Posterior(scene)
     found = with_derivatives(posterior._forward.several("parameters"), "parameters")
-    blocks = [set(block) for block in found.active["parameters"][0]]
+    blocks = [set(block.active) for block in found.blocks["parameters"][0]]
     assert sorted(blocks, key=min) == [set(range(14)), {14}]
     # along each other's, planes would be followed that are all zeros
     shapes = with_shapes(found.graph)

@@ -569,8 +569,8 @@ def test_an_image_is_not_differentiated_along_the_fluxes_of_the_others(bands):
 
     posterior = Posterior(bp.Scene(bands, sky=models.flat_sky(), galaxy=models.sersic()))
     places = {site.name: site.place for site in posterior.sites}
-    active = with_derivatives(posterior._forward.graph, "parameters", in_windows=True).active["parameters"]
-    moving = [set().union(*map(set, blocks)) for blocks in active if blocks]
+    found = with_derivatives(posterior._forward.graph, "parameters", in_windows=True).blocks["parameters"]
+    moving = [set().union(*(set(block.active) for block in blocks)) for blocks in found if blocks]
     for i, entries in enumerate(moving):
         for name in ("sky.level", "galaxy.flux"):
             own = set(range(places[name].start, places[name].stop)) & entries

@@ -194,7 +194,7 @@ def test_jacobian_is_made_in_the_windows_alone(observed):
     scene = free_scene(observed)
     posterior = Posterior(scene)
     found = with_derivatives(posterior._forward.several("parameters"), "parameters", in_windows=True)
-    at = [place for place in found.at["parameters"][0] if place is not None]
+    at = [block.at for block in found.blocks["parameters"][0] if block.at is not None]
     assert sorted(len(place.y) for place in at) == [1, 2]
     planes = [node.meta.get("val") for node in with_shapes(found.graph).graph.nodes]
     most = max(value.numel() for value in planes if isinstance(value, torch.Tensor))
