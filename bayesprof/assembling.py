@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from bayesprof.group import within
+from bayesprof.group import wholes, within
 from bayesprof.images import Images
 from bayesprof.light import Light
 from bayesprof.mapped import Offset
@@ -46,8 +46,9 @@ class Assembly:
         self.seen_in = {name: tuple(seen) for name, seen in lights.items()}
         found = {name: recipe.window_of(name) for name in lights}
         self.windows: dict[str, Window] = {name: window for name, window in found.items() if window is not None}
+        seen = {whole for light in lights for whole in wholes(light)}
         for name in recipe.windows:
-            if not any(within(one, name) for one in lights):
+            if name not in seen:
                 raise ValueError(f"Scene: expected windows of components, {list(lights)}, got one of {name!r}")
         self.views = {name: self._view(name) for name in self.images.names}
         self.sites = self._checked_sites()
@@ -56,7 +57,7 @@ class Assembly:
         """The image of a `name`, as the scene sees it."""
         recipe = self.recipe
         image = next(image for image in self.images.seen if image.name == name)
-        here = [light for light, seen in self.seen_in.items() if name in seen]
+        here = {light for light, seen in self.seen_in.items() if name in seen}
         windows = {
             light: self.images.window_in(image, window) for light, window in self.windows.items() if light in here
         }

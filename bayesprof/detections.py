@@ -13,7 +13,7 @@ import torch
 from astropy.table import Table
 from scipy import ndimage
 
-from bayesprof import checking
+from bayesprof import checking, models
 from bayesprof.background import checked_image, measured_background
 from bayesprof.catalogue import catalogue_of, windows_of
 from bayesprof.image import Image
@@ -207,6 +207,7 @@ class Detections:
         grow: int = 3,
         likelihood: str | Likelihood = "gaussian",
         psf: Callable[[], Light] | None = None,
+        together: str | None = None,
         **others: Callable[[], Light],
     ) -> Scene:
         """A scene with a component for each selected object, in its window, and the other objects masked.
@@ -226,6 +227,9 @@ class Detections:
             As of :meth:`mask_others`.
         likelihood, psf
             As of :class:`bayesprof.Scene`.
+        together : str, optional
+            The name of one component that all of the objects are members of, with vectors of parameters
+            (:func:`bayesprof.models.sources`): for more than a few dozen.
         **others : functions
             Components beside the objects: ``sky=models.flat_sky()``.
 
@@ -248,7 +252,7 @@ class Detections:
         if not len(self):
             raise ValueError("Detections: expected at least one selected object to make a scene of, got none")
         called = self._named(names)
-        twice = sorted(set(called.values()) & set(others))
+        twice = sorted(set(called.values() if together is None else [together]) & set(others))
         if twice:
             raise ValueError(f"Detections: expected components of different names, got {twice} twice; rename them")
         makers = component if isinstance(component, Mapping) else dict.fromkeys(self, component)
@@ -259,7 +263,9 @@ class Detections:
                 "or select those that have one"
             )
         made = {called[row["label"]]: self._component(makers[row["label"]], row) for row in self.catalogue}
-        windows = {called[label]: window for label, window in self.windows(reach=reach).items()}
+        windows: dict[str, Any] = {called[label]: window for label, window in self.windows(reach=reach).items()}
+        if together is not None:
+            made, windows = {together: models.sources(made)}, {together: windows}
         image = self.image.masked(self.mask_others(grow=grow))
         return Scene(image, likelihood=likelihood, psf=psf, windows=windows, **{**others, **made})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -66,6 +66,13 @@ def flattened(components: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
 def within(name: str, whole: str) -> bool:
     """Whether `name` is `whole` or a part of it: "galaxy.bulge.flux" is within "galaxy.bulge"."""
     return name == whole or name.startswith(f"{whole}.")
+
+
+def wholes(name: str) -> Iterator[str]:
+    """`name` and what it is a part of, from the inside out: "galaxy.bulge", "galaxy"."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def check_name(name: str, owner: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bayesprof.assembling import Assembly
 from bayesprof.group import within
+from bayesprof.images import Images
 from bayesprof.only_in import OnlyIn
 from bayesprof.recipe import Recipe, checked_windows
 from bayesprof.values import site_values
@@ -25,12 +26,23 @@ def with_added(assembly: Assembly, components: Mapping[str, Any], windows: Any, 
     left = images.minus(assembly.predicted(known, None))
     measured = dict(recipe.components)
     for name, given in recipe.components.items():
-        component: Any = given.component if isinstance(given, OnlyIn) else given
-        if name not in assembly.components and hasattr(component, "measured_as") and component.found is None:
-            found = left.only(recipe.seen_in(name).seen_names).measured(None, recipe.window_of(name))
-            bound = component.measured_as(found[0] if len(images.names) == 1 else found)
-            measured[name] = replace(given, component=bound) if isinstance(given, OnlyIn) else bound
+        if name not in assembly.components:
+            component: Any = given.component if isinstance(given, OnlyIn) else given
+            seen = left.only(recipe.seen_in(name).seen_names)
+            found = _measured(component, seen, recipe, name)
+            measured[name] = replace(given, component=found) if isinstance(given, OnlyIn) else found
     return replace(recipe, components=measured)
+
+
+def _measured(component: Any, images: Images, recipe: Recipe, name: str) -> Any:
+    """A component, or the members of one, measured on `images`, where it isn't yet."""
+    if hasattr(component, "members"):
+        members = component.members.items()
+        return component.of({one: _measured(part, images, recipe, f"{name}.{one}") for one, part in members})
+    if not hasattr(component, "measured_as") or component.found is not None:
+        return component
+    found = images.measured(None, recipe.window_of(name))
+    return component.measured_as(found[0] if len(images.names) == 1 else found)
 
 
 def started(assembly: Assembly, fit: Any) -> Recipe:

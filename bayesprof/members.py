@@ -67,10 +67,10 @@ class Member(Part):
         return part.shifted(self.dx, self.dy) if self.dx or self.dy else part
 
 
-def apart(light: Light, count: int) -> list[Light]:
+def apart(light: Any, count: int) -> list[Light]:
     """The `count` sources of a `light` with a batch of parameters.
 
-    Raises TypeError for light of a kind that takes no batches.
+    Raises TypeError for light of a kind that takes none.
     """
     single = [type(part).__name__ for part in light.parts if not getattr(part, "stackable", False)]
     if single:
@@ -78,7 +78,7 @@ def apart(light: Light, count: int) -> list[Light]:
             f"sources: expected lights that take a batch of parameters, got {single[0]}, which doesn't; put them into "
             "the scene one by one"
         )
-    batches = [Batch(part) for part in light.parts if isinstance(part, Part)]
+    batches = [Batch(part) for part in light.parts]
     return [Light(tuple(Member(batch, place) for batch in batches)) for place in range(count)]
 
 

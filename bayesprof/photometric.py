@@ -165,6 +165,8 @@ class _Measured:
         for name in self.names:
             parts = name.split(".")
             wholes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+            if self._member(name):  # of many sources, which are no one galaxy together
+                wholes = [name]
             self.rows += [whole for whole in wholes if whole not in self.rows]
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,7 +181,8 @@ class _Measured:
         quantities: dict[str, list[Tensor]] = {name: [] for name in _BASIC}
         for row in self.rows:
             members = [name for name in self.names if within(name, row)]
-            whole = [name for name in self.names if within(name, row.partition(".")[0])]
+            top = row if self._member(row) else row.partition(".")[0]
+            whole = [name for name in self.names if within(name, top)]
             flux, of_all = (sum((fluxes[name] for name in names), torch.zeros_like(nan)) for names in (members, whole))
             x, y = _centre(lights[members[0]], nan)
             r_eff = self._parameter(tracer.trace, row, "r_eff", nan)
@@ -191,15 +194,19 @@ class _Measured:
         return {name: torch.stack(entries) for name, entries in quantities.items()}
 
     def _parameter(self, trace: Any, row: str, name: str, otherwise: Tensor) -> Tensor:
-        """A parameter of the component `row`: drawn or recorded, held by :meth:`Scene.freeze`, or given as a number."""
-        site = f"{row}.{name}"
-        component: Any = self.scene.components.get(row)
+        """A parameter of the component `row`, or of the member of one: drawn or recorded, held by
+        :meth:`Scene.freeze`, or given as a number.
+        """
+        owner, place = self._member(row) or (row, None)
+        site, component = f"{owner}.{name}", self.scene.components.get(owner)
         if name in getattr(component, "varied", {}):
-            drawn = {one: self._value(trace, f"{row}.{one}", source) for one, source in component.sources.items()}
-            return component.in_image(self.seen.name, name, component.varied[name].values(drawn)).to(otherwise)
+            drawn = {one: self._value(trace, f"{owner}.{one}", source) for one, source in component.sources.items()}
+            found: Tensor = component.in_image(self.seen.name, name, component.varied[name].values(drawn)).to(otherwise)
+            return found if place is None else found[place]
         value = self._value(trace, site, None)
         if value is None:
             return otherwise
+        value = value if place is None else value[place]
         if value.ndim and name in getattr(getattr(component, "component", None), "derived", {}):  # of each image
             value = value[..., component.images.seen_names.index(self.seen.name)]
         if value.ndim:
@@ -208,6 +215,12 @@ class _Measured:
                 "from image to image under another name"
             )
         return value.to(otherwise)
+
+    def _member(self, row: str) -> tuple[Any, int] | None:
+        """The component that `row` is a member of, and its place there."""
+        owner, _, member = row.rpartition(".")
+        labels = getattr(getattr(self.scene.components.get(owner), "axis", None), "labels", ())
+        return (owner, labels.index(member)) if member in labels else None
 
     def _value(self, trace: Any, site: str, source: Any) -> Any:
         value = trace.nodes[site]["value"] if site in trace.nodes else self.scene.recipe.held.get(site, source)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesprof.group import Group, check_name, flattened, within
+from bayesprof.group import Group, check_name, flattened, wholes, within
 from bayesprof.held import held
 from bayesprof.image import Image
 from bayesprof.images import Images
@@ -63,8 +63,7 @@ class Recipe:
 
     def window_of(self, name: str) -> Window | None:
         """The window of a component or of a part of one: that given for it, or else for what it is a part of."""
-        given = [whole for whole in self.windows if within(name, whole)]
-        return self.windows[max(given, key=len)] if given else None
+        return next((self.windows[whole] for whole in wholes(name) if whole in self.windows), None)
 
     def windows_for(self, name: str) -> Window | Mapping[str, Window] | None:
         """What a component is measured in: its window, or those of its members by their names in it."""
@@ -169,7 +168,7 @@ def by_image(what: str, given: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def checked_windows(windows: Any, image: Image) -> dict[str, Window]:
-    """Windows by name, their parts on `image`.
+    """Windows by name, their parts on `image`; those of the parts of a component may be a mapping.
 
     Raises
     ------
@@ -180,12 +179,17 @@ def checked_windows(windows: Any, image: Image) -> dict[str, Window]:
         raise TypeError(
             f"Scene: expected windows as a mapping from names of components to bp.Window, got {type(windows).__name__}"
         )
+    each: dict[str, Any] = {}
     for name, window in (windows or {}).items():
+        each |= (
+            {f"{name}.{part}": one for part, one in window.items()} if isinstance(window, Mapping) else {name: window}
+        )
+    for name, window in each.items():
         if not isinstance(window, Window):
             raise TypeError(
                 f"Scene: expected the window of {name!r} to be a bp.Window(x0, y0, x1, y1), got {type(window).__name__}"
             )
-    inside = {name: window.within(image.shape) for name, window in (windows or {}).items()}
+    inside = {name: window.within(image.shape) for name, window in each.items()}
     for name, window in inside.items():
         if not bool(image.valid[window.y0 : window.y1, window.x0 : window.x1].any()):
             raise ValueError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -207,6 +207,7 @@ class BoundComponent:
     component: Component
     varied: Mapping[str, Varied]
     images: Images
+    _own_axes: ClassVar[int] = 0  # of what follows from the parameters, beside that of images
 
     def __call__(self) -> Light | dict[str, Light]:
         image = self.images.first
@@ -221,13 +222,17 @@ class BoundComponent:
             if one.recorded:
                 pyro.deterministic(name, values[name], event_dim=1 + len(self.component.parameters[name].axes))
         for name, derived in self.component.derived.items():
-            pyro.deterministic(name, derived.of(values))
+            pyro.deterministic(name, self._follows(derived, values))
         if self.shared:
             return self.component.light(**values)
         return {
             name: self.component.light(**{key: self.in_image(name, key, value) for key, value in values.items()})
             for name in self.images.seen_names
         }
+
+    def _follows(self, derived: Derived, values: Mapping[str, Tensor]) -> Tensor:
+        """What follows from the values of the parameters."""
+        return derived.of(values)
 
     def in_image(self, image: str, name: str, value: Tensor) -> Tensor:
         """What the values of the parameter `name` over the images are in one of them."""
@@ -277,7 +282,8 @@ class BoundComponent:
             return set()
         with torch.no_grad(), pyro.poutine.block(), torch.random.fork_rng(devices=[]):
             nodes = pyro.poutine.trace(self).get_trace().nodes
-        return {name for name in self.component.derived if torch.as_tensor(nodes[name]["value"]).ndim > 0}
+        each = {name: torch.as_tensor(nodes[name]["value"]) for name in self.component.derived}
+        return {name for name, value in each.items() if value.ndim > self._own_axes}
 
     @property
     def units(self) -> dict[str, str]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
+from bayesprof import joint_prior
 from bayesprof.group import check_name
 from bayesprof.image import Image
 from bayesprof.images import Images
-from bayesprof.joint_prior import together
 from bayesprof.members import apart
 from bayesprof.models.component import (
     BoundComponent,
     Call,
     Component,
+    Derived,
     catalogued,
     is_prior,
 )
@@ -51,6 +53,11 @@ class Sources:
         """These with sites held at `values`: vectors, with a first axis for the sources."""
         return replace(self, held={**self.held, **values}, call=None)
 
+    def of(self, members: Mapping[str, Component]) -> Sources:
+        """These with other components in the place of theirs."""
+        call = None if self.call is None else self.call._replace(arguments=(dict(members),), keywords={})
+        return replace(self, members=members, call=call)
+
     def bind(self, image: Image | Images, window: Window | Mapping[str, Window] | None = None) -> BoundSources:
         """These with their default priors, each from what is known of its object or from a window of its own, of those
         by name, or the one given: a Pyro model function.
@@ -67,7 +74,16 @@ class Sources:
             each = [other.varied[parameter].sites for other in bound]
             sites = {site: self._joined(site, [sites.get(site) for sites in each], axis) for site in one.sites}
             varied[parameter] = one._replace(sites=sites)
-        return BoundSources(first.component, varied, first.images, axis)
+        together = BoundSources(first.component, varied, first.images, axis)
+        with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
+            try:
+                together()
+            except (ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"sources: expected components that take a batch of parameters, which {self.kind} doesn't "
+                    f"({error}); put them into the scene one by one"
+                ) from error
+        return together
 
     def _joined(self, site: str, drawn: list[Drawn | None], axis: Axis) -> Drawn:
         """One site of all sources."""
@@ -87,7 +103,10 @@ class Sources:
         formulas = [one.formula for one in several]
         formula = formulas[0] if len(set(formulas)) == 1 else f"{formulas[0]} of {axis.labels[0]}, ..."
         return first._replace(
-            source=together([one.source for one in several]), start=_start(several), formula=formula, axes=axes
+            source=joint_prior.together([one.source for one in several]),
+            start=_start(several),
+            formula=formula,
+            axes=axes,
         )
 
     def __call__(self) -> Any:
@@ -104,6 +123,11 @@ class BoundSources(BoundComponent):
     """
 
     axis: Axis
+    _own_axes: ClassVar[int] = 1
+
+    def _follows(self, derived: Derived, values: Mapping[str, Tensor]) -> Tensor:
+        found: Tensor = torch.func.vmap(derived.of)(dict(values))
+        return found
 
     def __call__(self) -> Any:
         drawn: Any = super().__call__()
@@ -113,13 +137,18 @@ class BoundSources(BoundComponent):
 
     def _by_name(self, light: Any) -> dict[str, Any]:
         names = self.axis.labels
-        if isinstance(light, Mapping):
-            light = sum(light.values())
-        return dict(zip(names, apart(light, len(names)), strict=True))
+        return dict(zip(names, apart(sum(_lights_of(light)), len(names)), strict=True))
 
     @property
     def recorded(self) -> dict[str, tuple[str, str, tuple[Axis, ...]]]:
         return {name: (unit, meaning, (self.axis, *axes)) for name, (unit, meaning, axes) in super().recorded.items()}
+
+
+def _lights_of(returned: Any) -> list[Any]:
+    """The lights that a component returned: one, or several by name."""
+    if not isinstance(returned, Mapping):
+        return [returned]
+    return [light for one in returned.values() for light in _lights_of(one)]
 
 
 def _start(drawn: Sequence[Drawn]) -> Tensor | None:

@@ -1,0 +1,257 @@
+"""Many sources as one component: the same model as one by one, with vectors of parameters."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+
+import bayesprof as bp
+from bayesprof import inference, models
+from bayesprof.inference import Posterior
+
+PSF = bp.datasets.moffat_stamp(3.0, side=15)
+NAMES = ("a", "b", "c", "d")
+PLACES = {"a": (20.0, 18.0), "b": (41.0, 25.5), "c": (50.5, 60.2), "d": (15.3, 66.0)}
+WINDOWS = {
+    "a": bp.Window.around(20, 18, 15),
+    "b": bp.Window.around(41, 25, 11),  # of another size, and it overlaps with a
+    "c": bp.Window.around(50, 60, 15),
+    "d": bp.Window.around(15, 66, 15),
+}
+
+
+def galaxies(**given):
+    return {
+        name: models.sersic(
+            x=dist.Normal(torch.tensor(x).double(), 1.0), y=dist.Normal(torch.tensor(y).double(), 1.0), **given
+        )
+        for name, (x, y) in PLACES.items()
+    }
+
+
+def truth():
+    rng = np.random.default_rng(5)
+    return {
+        name: {
+            "x": x + 0.3,
+            "y": y - 0.2,
+            "flux": rng.uniform(900, 2500),
+            "r_eff": rng.uniform(2.0, 3.5),
+            "n": rng.uniform(0.8, 1.8),
+            "ellipticity": list(rng.normal(0, 0.15, 2)),
+        }
+        for name, (x, y) in PLACES.items()
+    }
+
+
+def image_of(psf=PSF, dtype=torch.float64):
+    held = {name: models.sersic(**values) for name, values in truth().items()}
+    blank = bp.Image(np.zeros((84, 72)), sigma=1.0, psf=psf)
+    clean = bp.Scene(blank, sky=models.flat_sky(level=4.0), windows=WINDOWS, **held).predict()
+    noise = np.random.default_rng(6).normal(size=(84, 72))
+    return bp.Image((clean.numpy() + noise), sigma=1.0, psf=psf).to(dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return image_of()
+
+
+def both(image, members, windows=WINDOWS, **options):
+    """The scenes of them one by one, and as one component."""
+    apart = bp.Scene(image, sky=models.flat_sky(), windows=windows, **members, **options)
+    within = None if windows is None else {"all": windows}
+    return apart, bp.Scene(image, sky=models.flat_sky(), all=models.sources(members), windows=within, **options)
+
+
+def order(apart: Posterior, joined: Posterior) -> list[int]:
+    """Entries of the vector of `apart` in the order of the other's."""
+    places = {site.name: list(range(site.place.start, site.place.stop)) for site in apart.sites}
+    found = []
+    for site in joined.sites:
+        owner, _, parameter = site.name.rpartition(".")
+        for name in NAMES if owner == "all" else [owner]:
+            found += places[f"{name}.{parameter}"]
+    return found
+
+
+def assert_same_model(apart, joined, rtol=1e-9, same_start=True):
+    one, other = Posterior(apart), Posterior(joined)
+    entries = order(one, other)
+    assert one.size == other.size == len(set(entries))
+    z = one.initial()
+    if same_start:
+        torch.testing.assert_close(z[entries], other.initial(), rtol=1e-12, atol=1e-12)
+    for name in ("log_density", "value_and_grad", "expansion", "hessian"):
+        expected, found = getattr(one, name)(z), getattr(other, name)(z[entries])
+        for value, same in zip(*(x if isinstance(x, tuple) else (x,) for x in (expected, found)), strict=True):
+            for axis in range(value.ndim):
+                value = value.index_select(axis, torch.tensor(entries))
+            torch.testing.assert_close(same, value, rtol=rtol, atol=rtol * float(value.abs().max()))
+
+
+def test_density_and_its_derivatives_are_those_of_single_components(image):
+    assert_same_model(*both(image, galaxies()))
+
+
+def test_components_of_other_kinds():
+    image = image_of()
+    for make in (models.point_source, models.moffat, functools.partial(models.multi_gaussian, count=2)):
+        given = {name: make(x=dist.Normal(x, 1.0), y=dist.Normal(y, 1.0)) for name, (x, y) in PLACES.items()}
+        assert_same_model(*both(image, given))
+
+
+def test_a_psf_with_parameters(image):
+    assert_same_model(*both(image, galaxies(), psf=models.moffat_psf()))
+
+
+def test_without_windows_and_without_a_psf():
+    # measured on the whole image, most of what is found is too far from its prior to start there
+    assert_same_model(*both(image_of(psf=None), galaxies(), windows=None), same_start=False)
+    assert_same_model(*both(image_of(), galaxies(), windows=None), same_start=False)
+    assert_same_model(*both(image_of(psf=None), galaxies()))
+
+
+def test_large_windows_in_two_parts(image):
+    rng = np.random.default_rng(3)
+    large = bp.Image(rng.normal(4.0, 1.0, (150, 160)), sigma=1.0, psf=PSF)
+    windows = {name: bp.Window(0, 0, 150, 150, detail=20) for name in PLACES}
+    assert_same_model(*both(large, galaxies(n=1.0), windows=windows), same_start=False)
+
+
+def test_several_images_with_maps(image):
+    other = bp.Image(image.data.numpy()[:80, :70], sigma=1.3, psf=PSF, name="other", band="r")
+    images = [bp.Image(image.data.numpy(), sigma=1.0, psf=PSF, name="one", band="g"), other]
+    maps = {"other": [[1.0, 0.02, -1.0], [-0.02, 1.0, 2.0]]}
+    assert_same_model(*both(images, galaxies(), maps=maps))
+
+
+def test_held_parameters_and_derived_ones(image):
+    _, scene = both(image, galaxies(n=1.0, ellipticity=[0.1, 0.0]))
+    assert scene.latent == ("sky.level", "all.x", "all.y", "all.flux", "all.r_eff")
+    assert_same_model(*both(image, galaxies(n=1.0, ellipticity=[0.1, 0.0])))
+
+
+def test_the_fit_is_that_of_single_components_and_has_the_truth(image):
+    apart, joined = (inference.lm(scene) for scene in both(image, galaxies()))
+    assert joined.converged
+    assert joined.log_density == pytest.approx(apart.log_density, abs=1e-4)
+    for i, (name, values) in enumerate(truth().items()):
+        for parameter, value in values.items():
+            offset = (joined.params[f"all.{parameter}"][i] - np.asarray(value)) / joined.std[f"all.{parameter}"][i]
+            assert np.abs(offset).max() < 4.5, (name, parameter)
+            np.testing.assert_allclose(joined.std[f"all.{parameter}"][i], apart.std[f"{name}.{parameter}"], rtol=1e-3)
+        assert joined.std["all.q"][i] == pytest.approx(apart.std[f"{name}.q"], rel=1e-3)
+
+
+def test_its_graph_is_no_larger_for_more_sources(image):
+    sizes = []
+    for count in (2, 4):
+        members = dict(list(galaxies().items())[:count])
+        windows = {name: bp.Window.around(36, 40, 15) for name in members}
+        posterior = Posterior(both(image, members, windows)[1])
+        posterior.prepare("expansion", batch=1, calls=1000)
+        captured = posterior._functions._shared.captured["expansion", 1]
+        sizes.append(len(captured.graph.graph.nodes))
+    assert sizes[1] < 1.05 * sizes[0]
+
+
+def test_sources_go_by_their_names(image):
+    members = galaxies()
+    apart, joined = both(image, members)
+    values = {f"all.{key}": [one[key] for one in truth().values()] for key in truth()["a"]} | {"sky.level": 4.0}
+    single = {f"{name}.{key}": value for name, one in truth().items() for key, value in one.items()}
+    single["sky.level"] = 4.0
+    for names in (["b"], ["a", "d"], ["sky"]):
+        inside = [name if name == "sky" else f"all.{name}" for name in names]
+        torch.testing.assert_close(
+            joined.predict(values, components=inside), apart.predict(single, components=names), rtol=1e-12, atol=1e-12
+        )
+    torch.testing.assert_close(joined.deblended("all.c", values).data, apart.deblended("c", single).data)
+    one, other = (bp.photometry(scene, inference.lm(scene)) for scene in (apart, joined))
+    assert list(other["name"]) == [f"all.{name}" for name in NAMES]
+    for column in ("flux", "fraction", "x", "y", "r_eff", "mean_brightness"):
+        np.testing.assert_allclose(other[column], one[column], rtol=1e-4)
+        np.testing.assert_allclose(other[f"{column}_error"], one[f"{column}_error"], rtol=1e-2)
+
+
+def test_results_have_a_dimension_of_sources(image):
+    _, scene = both(image, galaxies(n=1.0))
+    fit = inference.lm(scene)
+    post = inference.laplace(scene, init=fit, draws=100, proposals=200, progress=False)
+    assert post.posterior["all.flux"].dims == ("chain", "draw", "all.source")
+    assert list(post.posterior.coords["all.source"].values) == list(NAMES)
+    assert post.posterior["all.ellipticity"].dims[2] == "all.source"
+    text = str(models.describe(scene))
+    assert "all.flux" in text
+    assert "all.q" in text
+
+
+def test_scene_is_the_same_after_a_round_trip_and_with_parameters_held(image, tmp_path):
+    _, scene = both(image, galaxies(n=1.0))
+    fit = inference.lm(scene)
+    frozen = scene.freeze(["all.ellipticity"], fit)
+    assert frozen.latent == ("sky.level", "all.x", "all.y", "all.flux", "all.r_eff")
+    torch.testing.assert_close(
+        frozen.predict({name: fit.params[name] for name in frozen.latent}), scene.predict(fit), rtol=1e-10, atol=1e-10
+    )
+    for one in (scene, frozen):
+        one.save(tmp_path / "scene.h5", overwrite=True)
+        again, _ = bp.Scene.load(tmp_path / "scene.h5")
+        z = Posterior(one).initial()
+        assert float(Posterior(again).log_density(z)) == float(Posterior(one).log_density(z))
+
+
+def test_added_sources_are_measured_on_what_is_left(image):
+    first = bp.Scene(image, sky=models.flat_sky(), a=galaxies()["a"], windows={"a": WINDOWS["a"]})
+    fit = inference.lm(first)
+    windows = {"b": WINDOWS["b"], "c": WINDOWS["c"]}
+    single = first.add(fit=fit, b=models.sersic(), c=models.sersic(), windows=windows).initial_values()
+    several = first.add(
+        fit=fit, rest=models.sources({"b": models.sersic(), "c": models.sersic()}), windows={"rest": windows}
+    ).initial_values()
+    for parameter in ("x", "y", "flux", "r_eff", "ellipticity"):
+        expected = torch.stack([single[f"b.{parameter}"], single[f"c.{parameter}"]])
+        torch.testing.assert_close(several[f"rest.{parameter}"], expected)
+
+
+def test_detections_together():
+    image, _ = bp.datasets.simulated_field((100, 120), galaxies=3, stars=1, seed=29)
+    found = bp.detect(image)
+    scene = found.scene(component=models.sersic, sky=models.flat_sky(), together="galaxies")
+    assert list(scene.components) == ["sky", "galaxies"]
+    assert scene.prior_of("galaxies.flux").shape() == (len(found),)
+    assert set(scene.windows) == {f"galaxies.object_{label}" for label in found}
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "words"),
+    [
+        (3, TypeError, "components by name, or a list"),
+        ({}, ValueError, "at least one component"),
+        ([lambda: None], TypeError, "component of the catalogue"),
+        ([models.sersic(), models.moffat()], ValueError, "components of one kind"),
+        ({"a.b": models.sersic()}, ValueError, "without '.'"),
+    ],
+)
+def test_what_is_no_list_of_alike_components_is_told(members, error, words):
+    with pytest.raises(error, match=words):
+        models.sources(members)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([models.sersic(n=1.0), models.sersic()], "held for every one, got both"),
+        ([models.sersic(n=dist.LogNormal(0.0, 1.0)), models.sersic(n=dist.Gamma(2.0, 1.0))], "one family"),
+        ([models.spline(), models.spline()], "take a batch of parameters, which spline doesn't"),
+        ([models.bar(), models.bar()], "take a batch of parameters"),
+    ],
+)
+def test_members_that_differ_are_told(image, members, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        bp.Scene(image, all=models.sources(members))
