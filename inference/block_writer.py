@@ -63,13 +63,13 @@ class BlockWriter(ABC):
             found = [carried(block, like.shape, operation) for operation in operations]
             if None not in found:
                 return block, [place for place in found if place is not None]
-            block = self._plain(block, like)
+            block = self.written_out(block, like)
         return block, [(block.active, None)] * len(operations)
 
     def finished(self, node: Node, in_windows: bool, diagonal: bool) -> Tangent:
         """The blocks of `node` as they are handed out: with a row for each entry, or in windows, or diagonal."""
         blocks = self.tangent.get(node, ()) if in_windows else self.whole(node)
-        return tuple(block if block.at or diagonal else self._plain(block, node.meta["val"]) for block in blocks)
+        return tuple(block if block.at or diagonal else self.written_out(block, node.meta["val"]) for block in blocks)
 
     def whole(self, node: Node) -> Tangent:
         """The blocks of `node`, those in windows written out."""
@@ -97,9 +97,9 @@ class BlockWriter(ABC):
 
     def plain(self, node: Node) -> Tangent:
         """The blocks of `node`, diagonal ones written out."""
-        return tuple(self._plain(block, node.meta["val"]) for block in self.tangent.get(node, ()))
+        return tuple(self.written_out(block, node.meta["val"]) for block in self.tangent.get(node, ()))
 
-    def _plain(self, block: Block, like: Tensor) -> Block:
+    def written_out(self, block: Block, like: Tensor) -> Block:
         """A block of an array `like` this one, with a row for each entry."""
         if block.axis is None:
             return block

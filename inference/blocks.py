@@ -89,10 +89,21 @@ def with_block(dense: Tensor, block: Block, rows: Tensor) -> Tensor:
     if block.axis is None:
         where = torch.tensor(block.active, device=rows.device)
         return dense.index_put((where,), rows.reshape(len(where), *dense.shape[1:]), accumulate=True)
-    entries = torch.tensor([[-1 if entry is None else entry for entry in row] for row in block.active])
-    entries = entries.reshape(*entries.shape[:1], *[1] * (rows.ndim - 1 + block.axis), -1, *[1] * (-block.axis - 1))
-    entries = entries.expand(rows.shape).to(rows.device)
+    entries, elements, known = places_of(block, rows)
+    flat = dense.reshape(len(dense), -1).index_put((entries, elements), rows[known], accumulate=True)
+    return flat.reshape(dense.shape)
+
+
+def places_of(block: Block, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of those of the `rows` of a block that are `known` to belong to an entry of the vector: that entry, and the
+    element of the flattened array that they are the derivative of.
+    """
+    active = block.active if block.axis is not None else [[entry] for entry in block.active]
+    entries = torch.tensor([[-1 if entry is None else entry for entry in row] for row in active], device=rows.device)
+    axis = -1 if block.axis is None else block.axis
+    inner = [1] * (rows.ndim - 1 + axis)
+    entries = entries.reshape(len(entries), *inner, -1, *[1] * (-axis - 1)) if rows.ndim > 1 else entries[:, 0]
+    entries = entries.expand(rows.shape)
     known = entries >= 0
     elements = torch.arange(rows[0].numel(), device=rows.device).reshape(rows.shape[1:]).expand(rows.shape)
-    flat = dense.reshape(len(dense), -1).index_put((entries[known], elements[known]), rows[known], accumulate=True)
-    return flat.reshape(dense.shape)
+    return entries[known], elements[known], known

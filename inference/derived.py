@@ -14,17 +14,19 @@ from bayesprof.inference.blocks import with_block
 from bayesprof.inference.capture import Captured, capture
 from bayesprof.inference.forward_mode import Derivatives, with_derivatives, with_shapes
 from bayesprof.inference.jacobian import Jacobian
-from bayesprof.inference.places import Pairs, Places
+from bayesprof.inference.places import Pairs, Pattern, Places
 
 
 class Parts(Protocol):
     """What is known of a model: its `forward` graph of `size` arguments, whether the information of all that it
-    observes is known, and its :func:`prior_curvature`.
+    observes is known, its :func:`prior_curvature`, and the `patterns` of sparse matrices, by the function that makes
+    them, once it has been written.
     """
 
     forward: Captured
     size: int
     all_known: bool
+    patterns: dict[str, Any]
 
     @property
     def prior_curvature(self) -> Callable[..., tuple[Tensor, Tensor]]: ...
@@ -76,6 +78,36 @@ def _expansion(of: Parts) -> Callable[..., Any]:
     return expansion
 
 
+def _sparse_expansion(of: Parts) -> Callable[..., Any]:
+    """As :func:`_expansion`, of all known sites, with the values of the blocks of the two matrices that aren't zero in
+    place of these; where they go is noted in the `patterns`.
+    """
+    parts = of.forward.several("log_density", "weights", "scores", "parameters")
+    first = with_derivatives(parts, "parameters", in_windows=True)
+    prior = PriorSlopes(of)
+
+    def expansion(z: Tensor, *constants: Tensor) -> Any:
+        at = first.graph(z, *constants)
+        slopes, curves = prior.slopes(z, constants), prior.curves(z, constants)
+        gradient = prior.along(slopes, like=z)
+        blocks: list[Tensor] = []
+        places: list[Any] = []
+        jacobians = _jacobians(at["parameters"], first)
+        for jacobian, weight, score in zip(jacobians, at["weights"], at["scores"], strict=True):
+            if jacobian is not None:
+                along, values = jacobian.products(jacobian, weight)
+                blocks, places = blocks + values, places + list(along)
+                gradient = gradient + jacobian.times(score, like=z)
+        of.patterns["sparse_expansion"] = Pattern(places, of.size), Pattern(prior.pairs, of.size)
+        information, curvature = (
+            torch.cat([torch.zeros_like(z[:0]), *(value.reshape(-1).to(z.dtype) for value in some)])
+            for some in (blocks, curves)
+        )
+        return at["log_density"], gradient, information, -curvature
+
+    return expansion
+
+
 def _hessian(of: Parts) -> Callable[..., Any]:
     """Log density, gradient and minus its Hessian, exact.
 
@@ -117,23 +149,39 @@ def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | 
     return [Jacobian(several, blocks) if blocks else None for several, blocks in each]
 
 
+class PriorSlopes:
+    """Derivatives of the terms of the log prior: the first `along` all entries of z, and the blocks of second ones, at
+    the `pairs` of entries that they are of.
+    """
+
+    def __init__(self, of: Parts) -> None:
+        self._slope = with_derivatives(of.forward.several("prior_terms"), "prior_terms")
+        self._curved = with_derivatives(with_shapes(self._slope.graph), "prior_terms", diagonal=True)
+        actives = [block.active for block in _joined(self._slope.blocks["prior_terms"])]
+        self.along = Places([(active,) for active in actives], of.size, axes=1)
+        self.pairs = [
+            (block.active, active)
+            if block.axis is None
+            else Pairs(tuple(chain(*block.active)), active * len(block.active))
+            for active, blocks in zip(actives, _joined(self._curved.blocks["prior_terms"]), strict=True)
+            for block in blocks
+        ]
+
+    def slopes(self, z: Tensor, constants: tuple[Tensor, ...]) -> list[Tensor]:
+        return _joined(self._slope.graph(z, *constants)["prior_terms"])
+
+    def curves(self, z: Tensor, constants: tuple[Tensor, ...]) -> list[Tensor]:
+        return _joined(_joined(self._curved.graph(z, *constants)["prior_terms"]))
+
+
 def prior_curvature(of: Parts) -> Callable[..., tuple[Tensor, Tensor]]:
     """Gradient of the log prior, and minus its Hessian."""
-    slope = with_derivatives(of.forward.several("prior_terms"), "prior_terms")
-    curved = with_derivatives(with_shapes(slope.graph), "prior_terms", diagonal=True)
-    actives = [block.active for block in _joined(slope.blocks["prior_terms"])]
-    along = Places([(active,) for active in actives], of.size, axes=1)
-    pairs = [
-        (block.active, active) if block.axis is None else Pairs(tuple(chain(*block.active)), active * len(block.active))
-        for active, blocks in zip(actives, _joined(curved.blocks["prior_terms"]), strict=True)
-        for block in blocks
-    ]
-    across = Places(pairs, of.size, axes=2)
+    prior = PriorSlopes(of)
+    across = Places(prior.pairs, of.size, axes=2)
 
     def gradient_and_curvature(z: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor]:
-        slopes = _joined(slope.graph(z, *constants)["prior_terms"])
-        curves = _joined(_joined(curved.graph(z, *constants)["prior_terms"]))
-        return along(slopes, like=z), -across(curves, like=z)
+        slopes, curves = prior.slopes(z, constants), prior.curves(z, constants)
+        return prior.along(slopes, like=z), -across(curves, like=z)
 
     return gradient_and_curvature
 
@@ -190,6 +238,20 @@ def _summary(of: Parts) -> Callable[..., Any]:
     return summary
 
 
+def _sparse_summary(of: Parts) -> Callable[..., Any]:
+    """As :func:`_summary`, with the rows of the blocks of the slopes; these are noted in the `patterns`."""
+    derived = with_derivatives(
+        of.forward.several("chi_square", values="sites", slopes="sites"), "slopes", diagonal=True
+    )
+    of.patterns["sparse_summary"] = derived.blocks["slopes"]
+
+    def summary(z: Tensor, *constants: Tensor) -> Any:
+        at = derived.graph(z, *constants)
+        return at["values"], {name: list(rows) for name, rows in at["slopes"].items()}, at["chi_square"]
+
+    return summary
+
+
 def swapped(part: Callable[..., Any], constants: tuple[Tensor, ...], z: Tensor) -> Any:
     return part(z, *constants)
 
@@ -207,6 +269,8 @@ DERIVED = {
     "predicted": _part("predicted"),
     "value_and_grad": _value_and_grad,
     "expansion": _expansion,
+    "sparse_expansion": _sparse_expansion,
     "hessian": _hessian,
     "summary": _summary,
+    "sparse_summary": _sparse_summary,
 }

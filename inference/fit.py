@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.sparse
 import torch
 from astropy.table import Table
 from torch import Tensor
@@ -16,6 +17,7 @@ from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.constraints import Constrained
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.sparse_matrix import SparseMatrix
 
 _SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
@@ -51,8 +53,9 @@ class Fit:
     ----------
     params, std : dict
         Value and standard deviation (float or array) of every latent and deterministic site.
-    covariance : ndarray, shape (D, D)
-        Covariance of the latent sites, entries in the order of `labels`: the inverse Hessian, carried over linearly.
+    covariance : ndarray, shape (D, D), or scipy.sparse.csc_array
+        Covariance of the latent sites, entries in the order of `labels`: the inverse Hessian, carried over linearly. Of
+        thousands of sources in windows, whose matrix is sparse, the entries of each source and of those around it.
     labels : list of str
         Name of each entry: the site's, with [i] for the entries of a vector.
     chi2 : float or None
@@ -67,20 +70,20 @@ class Fit:
         Log posterior density in the unconstrained space.
     z : Tensor, shape (D,)
         The maximum in the unconstrained space.
-    hessian : Tensor, shape (D, D)
+    hessian : Tensor, shape (D, D), or SparseMatrix
         Minus the Hessian of the log density there, positive definite.
     hessian_kind : str
-        "exact", or "gauss-newton" where the exact one isn't positive definite.
+        "exact", or "gauss-newton" where the exact one isn't positive definite, or too large.
     curvature_ratio : tuple of float
         Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear
-        model.
+        model; NaN where it is too large.
     path : ndarray or None
         Log density after each step of an optimiser or each cycle of :func:`iterate`; None where a method keeps none.
     """
 
     params: dict[str, float | np.ndarray]
     std: dict[str, float | np.ndarray]
-    covariance: np.ndarray
+    covariance: Any
     labels: list[str]
     chi2: float | None
     dof: int
@@ -89,7 +92,7 @@ class Fit:
     iterations: int
     log_density: float
     z: Tensor = field(repr=False)
-    hessian: Tensor = field(repr=False)
+    hessian: Any = field(repr=False)
     hessian_kind: str
     curvature_ratio: tuple[float, float]
     path: np.ndarray | None = field(default=None, repr=False)
@@ -306,10 +309,17 @@ def newton_decrement(gradient: Tensor, hessian: Tensor, free: Tensor | None = No
     return float(scaled @ torch.linalg.solve(hessian / torch.outer(root, root), scaled))
 
 
-def positive_curvature(information: Tensor, prior: Tensor, layout: Layout | None = None) -> Tensor:
+def positive_curvature(information: Any, prior: Any, layout: Layout | None = None) -> Any:
     """Information plus prior; where that isn't positive, its eigenvalues, in units where its diagonal is 1, by their
-    size. `layout` : of the arrow that they are, where they are one.
+    size. `layout` : of the arrow that they are, where they are one. Of sparse matrices, of which there are no
+    eigenvalues, the prior's diagonal by its size in the place of all of it.
     """
+    if isinstance(information, SparseMatrix):
+        both = (information + prior).finite()
+        if both.factor() is not None:
+            return both
+        entries = scipy.sparse.diags_array(np.abs(prior.finite().entries.diagonal()))
+        return information.finite() + SparseMatrix(entries.tocsc())
     total = information + prior
     total = torch.nan_to_num(0.5 * (total + total.T))
     if layout is not None:
@@ -324,8 +334,10 @@ def positive_curvature(information: Tensor, prior: Tensor, layout: Layout | None
     return ((vectors * values.abs()) @ vectors.T) * torch.outer(root, root)
 
 
-def exact_hessian(target: Density, z: Tensor, gauss_newton: Tensor) -> Tensor | None:
-    """Minus the Hessian of the log density at `z`; None where it isn't positive definite."""
+def exact_hessian(target: Density, z: Tensor, gauss_newton: Any) -> Tensor | None:
+    """Minus the Hessian of the log density at `z`; None where it isn't positive definite, or too large."""
+    if isinstance(gauss_newton, SparseMatrix):
+        return None
     factor, failed = torch.linalg.cholesky_ex(gauss_newton)
     if bool(failed):
         return None

@@ -92,6 +92,10 @@ class Functions:
 
         return min(range(1, limit + 1), key=lambda size: (cost(size), -size))
 
+    def patterns(self, name: str) -> Any:
+        """Where the values of the sparse matrices go that a function returns, once it has been called."""
+        return self._shared.patterns[name]
+
     def differentiable(self, name: str, z: Tensor) -> Any:
         """The function at `z` of shape ``(..., size)``, for autograd or inside a transform of torch.func."""
         shared = self._shared
@@ -126,6 +130,7 @@ class _Shared:
 
     def __init__(self, forward: Captured, size: int, all_known: bool) -> None:
         self.forward, self.size, self.all_known = forward, size, all_known
+        self.patterns: dict[str, Any] = {}
         self.parts: dict[tuple[str, bool], fx.GraphModule] = {}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.sizes: dict[str, int] = {}

@@ -56,6 +56,13 @@ class Jacobian:
 
     def squared(self, other: Jacobian, weight: Tensor, *, like: Tensor) -> Tensor:
         """J^T diag(weight) J of this and another one."""
+        along, values = self.products(other, weight)
+        return _places(along, len(like), 2)(values, like=like)
+
+    def products(self, other: Jacobian, weight: Tensor) -> tuple[tuple[tuple[Entries, Entries], ...], list[Tensor]]:
+        """The blocks of that matrix which aren't zero: the entries along the rows and columns of each, and the values
+        of those of one shape together.
+        """
         products: _Product = []
         if other is not self:
             for one in self.pieces:
@@ -65,8 +72,7 @@ class Jacobian:
             for one, two in combinations_with_replacement(self.pieces, 2):
                 product = _product(one, two, weight)
                 products += product if one is two else product + _transposed(product)
-        along = tuple(entries for blocks, _ in products for entries in blocks)
-        return _places(along, len(like), 2)([values for _, values in products], like=like)
+        return tuple(entries for blocks, _ in products for entries in blocks), [values for _, values in products]
 
 
 @lru_cache(maxsize=256)

@@ -27,10 +27,12 @@ from bayesprof.inference.importance import check_draws, importance, importance_r
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.whitening import Whitened, whitened_at
+from bayesprof.threads import one_thread
 
 _DEGREES_OF_FREEDOM = 10
 
 
+@one_thread()
 def laplace(
     model: Callable[..., Any] | Posterior,
     *args: Any,

@@ -28,6 +28,9 @@ from bayesprof.inference.fit import (
 )
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
+from bayesprof.inference.sparse_fit import SparseTarget, keeps_sparse, sparse_fit_at
+from bayesprof.inference.sparse_matrix import SparseMatrix
+from bayesprof.threads import one_thread
 
 _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
@@ -52,9 +55,10 @@ class Climb(NamedTuple):
     log_density: float
     iterations: int
     message: str
-    gauss_newton: Tensor | None = None
+    gauss_newton: Any = None
 
 
+@one_thread()
 def lm(
     model: Callable[..., Any] | Posterior,
     *args: Any,
@@ -114,9 +118,10 @@ def lm(
     points = [start_at(posterior, init)]
     points += [posterior.prior_draw(other) for other in seeds_from(seed, starts - 1)]
     target = constrained(posterior, constraints, points[0])
-    climbs = [climb(target, point, decrement=_CLOSE) for point in points]
+    sparse = SparseTarget(posterior) if target is posterior and keeps_sparse(posterior, points[0]) else None
+    climbs = [climb(target, point, decrement=_CLOSE) if sparse is None else climb(sparse, point) for point in points]
     best = max(climbs, key=lambda end: (end.log_density > float("-inf"), end.log_density))
-    found = _at_summit(target, best)
+    found = _at_summit(target, best) if sparse is None else sparse_fit_at(sparse, **best._asdict())
     if starts > 1:
         ends = ", ".join(f"{end.log_density:.2f}" for end in sorted(climbs, key=lambda end: -end.log_density))
         return replace(found, message=f"{found.message} Best of {starts} starts, which ended at log densities {ends}.")
@@ -183,7 +188,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
     layout = target.layout if isinstance(target, Posterior) else None
     damping, growth = 1e-3, 2.0
     previous = float("inf")
-    exact: Tensor | None = None
+    exact: Any = None
     bent = False  # whether the last step was by an exact Hessian, far from the maximum
     sharpest = torch.zeros_like(z)  # the largest curvature that the log prior has shown along each entry of z
     for iteration in range(1, max_iterations + 1):
@@ -214,7 +219,7 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                     curvature, damping, growth = bending, 0.0, 2.0
                     scale = curvature.diagonal().clamp(min=1e-12)
             step = within(_LONGEST / sharpest.sqrt(), curvature, gradient, scale, damping, layout)
-            expected = float(gradient @ step - 0.5 * step @ curvature @ step)
+            expected = float(gradient @ step - 0.5 * step @ (curvature @ step))
 
             def ratio_to(reached: Tensor, start: Tensor = value, expected: float = expected) -> float:
                 return float(reached - start) / expected if expected > 0 else -1.0
@@ -247,12 +252,20 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
 
 
 def within(
-    longest: Tensor, curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None
+    longest: Tensor,
+    curvature: Tensor | SparseMatrix,
+    gradient: Tensor,
+    scale: Tensor,
+    damping: float,
+    layout: Layout | None,
 ) -> Tensor:
     """Step of the damped system of which no entry is longer than `longest` (D,): those that would be are as long as
-    that, and the others are solved for given them. In an arrow, the whole step is shortened.
+    that, and the others are solved for given them; in a sparse matrix they stay as they are. In an arrow, the whole
+    step is shortened.
     """
     step, _ = _solve(curvature, gradient, scale, damping, layout)
+    if isinstance(curvature, SparseMatrix):
+        return torch.minimum(torch.maximum(step, -longest), longest)
     if layout is not None:
         return step * min(1.0, float((longest / step.abs().clamp(min=1e-30)).min()))
     held = torch.zeros_like(step, dtype=torch.bool)
@@ -268,11 +281,15 @@ def within(
 
 
 def _solve(
-    curvature: Tensor, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None = None
+    curvature: Tensor | SparseMatrix, gradient: Tensor, scale: Tensor, damping: float, layout: Layout | None = None
 ) -> tuple[Tensor, float]:
     """Step of the damped system, in units where its diagonal is 1, and the decrement g^T step. `layout` : of the arrow
     that `curvature` is, where it is one.
     """
+    if isinstance(curvature, SparseMatrix):
+        factor = curvature.factor(damping) or curvature.factor(damping + _UNKNOWN)
+        step = gradient / scale if factor is None else factor.solve(gradient)
+        return step, float(gradient @ step)
     root = scale.sqrt()
     arrow = None if layout is None else Arrow.from_dense(layout, curvature).scaled(1 / root, ridge=damping).factor()
     if arrow is not None:

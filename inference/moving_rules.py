@@ -8,6 +8,7 @@ import torch
 
 from bayesprof.inference.block_writer import BlockWriter, Node
 from bayesprof.inference.blocks import Block, Tangent, Windows
+from bayesprof.inference.separate import axis_put_back
 from bayesprof.placing import shared_out
 from bayesprof.taking import take
 
@@ -107,9 +108,13 @@ def backward_of_a_view(w: BlockWriter, node: Node) -> Tangent:
     """An array put into zeros of the shape given, by a slice or an index along an axis."""
     source, shape, axis, *where = node.args
     moved = _behind_rows(axis)
-    return tuple(
-        b._replace(rows=w.call(node.target, b.rows, [len(b.active), *shape], moved, *where)) for b in w.plain(source)
-    )
+    blocks = []
+    for block in w.tangent[source]:
+        own = None if block.axis is None else axis_put_back(node, block.axis)
+        block = w.written_out(block, source.meta["val"]) if own is None else block
+        rows = w.call(node.target, block.rows, [len(block.active), *shape], moved, *where)
+        blocks.append(block._replace(rows=rows, axis=own))
+    return tuple(blocks)
 
 
 def taken(w: BlockWriter, node: Node) -> Tangent:
@@ -120,8 +125,19 @@ def taken(w: BlockWriter, node: Node) -> Tangent:
 
 def put_back(w: BlockWriter, node: Node) -> Tangent:
     """Elements put at their places along an axis of zeros."""
-    source, *where = node.args
-    return tuple(b._replace(rows=w.call(node.target, b.rows, *where)) for b in w.plain(source))
+    source, axis, places, size = node.args
+    blocks = []
+    for block in w.tangent[source]:
+        if block.axis is not None and (block.axis != axis or len(set(places)) < len(places)):
+            block = w.written_out(block, source.meta["val"])
+        active = block.active
+        if block.axis is not None:
+            place_of = {place: i for i, place in enumerate(places)}
+            active = tuple(
+                tuple(row[place_of[i]] if i in place_of else None for i in range(size)) for row in block.active
+            )
+        blocks.append(block._replace(active=active, rows=w.call(node.target, block.rows, axis, places, size)))
+    return tuple(blocks)
 
 
 def permuted(w: BlockWriter, node: Node) -> Tangent:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -49,6 +50,21 @@ class Places:
             values = values[torch.tensor(self.kept, device=like.device)]
         where = torch.tensor(self.places, device=like.device)
         return total.reshape(-1).index_put((where,), values, accumulate=True).reshape(self.shape)
+
+
+class Pattern:
+    """Where the values of blocks go in a sparse matrix of `size` rows: as :class:`Places`, of two axes."""
+
+    def __init__(self, along: Sequence[tuple[Entries, ...] | Pairs], size: int) -> None:
+        self.size = size
+        every = np.concatenate([np.zeros(0, dtype=np.int64), *(_flat(entries, size) for entries in along)])
+        self._kept = every >= 0
+        self._rows, self._columns = np.divmod(every[self._kept], size)
+
+    def matrix(self, values: Tensor) -> scipy.sparse.csc_array:
+        """The matrix of `values`, those of all blocks one behind the other; what falls on one place is added."""
+        kept = values.detach().cpu().numpy()[self._kept]
+        return scipy.sparse.coo_array((kept, (self._rows, self._columns)), shape=(self.size,) * 2).tocsc()
 
 
 def _flat(along: tuple[Entries, ...] | Pairs, size: int) -> np.ndarray:

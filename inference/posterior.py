@@ -17,11 +17,13 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from scipy.sparse import coo_array, csc_array
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesprof.inference.allocator import keep_freed_memory
 from bayesprof.inference.arrow import Arrow, Layout
+from bayesprof.inference.blocks import places_of
 from bayesprof.inference.capture import Captured, capture, unchecked
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.functions import Functions
@@ -205,6 +207,22 @@ class Posterior:
             return self._arrowed(self._plated.expansion, z)
         return self._evaluated("expansion", z)
 
+    def sparse_expansion(self, z: Tensor) -> tuple[Tensor, Tensor, csc_array, csc_array]:
+        """:meth:`expansion` at `z` (D,) with sparse matrices: those of thousands of sources in windows have no room
+        otherwise.
+
+        Raises ValueError where an observed distribution's information isn't known.
+        """
+        if not self.all_known:
+            raise ValueError(
+                "sparse_expansion: expected observed distributions whose Fisher information is known (Normal, Poisson, "
+                "Student-t and mixtures of them), got another one, or a pyro.factor; use expansion"
+            )
+        value, gradient, *entries = self._evaluated("sparse_expansion", z)
+        patterns = self._functions.patterns("sparse_expansion")
+        information, prior = (pattern.matrix(some) for pattern, some in zip(patterns, entries, strict=True))
+        return value, gradient, information, prior
+
     def hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log density, its gradient, and minus its Hessian, exact, at `z` of shape ``(..., D)``."""
         if self._plated is not None:
@@ -221,6 +239,21 @@ class Posterior:
             with torch.no_grad():
                 return self._plated.summary(z, self._forward.constants)
         return Summary(*self._evaluated("summary", z))
+
+    def sparse_summary(self, z: Tensor) -> tuple[dict[str, Tensor], dict[str, csc_array], dict[str, Tensor]]:
+        """Values of all sites at `z` (D,), their slopes as sparse matrices (elements, D), and chi2 of the observed
+        ones, by name.
+        """
+        values, rows, chi_square = self._evaluated("sparse_summary", z)
+        slopes = {}
+        for name, blocks in self._functions.patterns("sparse_summary").items():
+            found = [(*places_of(block, some), some) for block, some in zip(blocks, rows[name], strict=True)]
+            entries = np.concatenate([entry.cpu().numpy() for entry, *_ in found])
+            elements = np.concatenate([element.cpu().numpy() for _, element, *_ in found])
+            numbers = np.concatenate([some[known].double().cpu().numpy() for *_, known, some in found])
+            shape = values[name].numel(), self.size
+            slopes[name] = coo_array((numbers, (elements, entries)), shape=shape).tocsc()
+        return values, slopes, chi_square
 
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:
         """Log probability of every observed value, at `z` of shape ``(..., D)``, by observed site; shape of the
@@ -311,17 +344,17 @@ class Posterior:
 
     @cached_property
     def _functions(self) -> Functions:
-        return Functions(self._forward, self.size, all_known=self._all_known)
+        return Functions(self._forward, self.size, all_known=self.all_known)
 
     @property
-    def _all_known(self) -> bool:
+    def all_known(self) -> bool:
         return len(self._known) == len(self.observed) + len(self.factors)
 
     @cached_property
     def _plated(self) -> Plated | None:
         if self.plate is None:
             return None
-        return Plated(self._forward, self.plate.layout(self.sites), all_known=self._all_known)
+        return Plated(self._forward, self.plate.layout(self.sites), all_known=self.all_known)
 
     @property
     def layout(self) -> Layout | None:

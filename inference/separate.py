@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprof.inference.blocks import line_along
-from bayesprof.taking import taken
+from bayesprof.taking import put_back, taken
 
 _ATEN = torch.ops.aten
 VIEWS = (
@@ -22,18 +22,21 @@ _MOVES = (
     *VIEWS, _ATEN.squeeze.dims, _ATEN.expand.default, _ATEN.permute.default, _ATEN.transpose.int, _ATEN.t.default,
 )  # fmt: skip
 _COPIES = (_ATEN._to_copy.default, _ATEN.clone.default)
+VIEWS_BACKWARD = (_ATEN.slice_backward.default, _ATEN.select_backward.default)
+"""What puts an array into zeros along an axis, by an index or a slice there."""
 _LARGE = 2**20  # elements of an array that is too large to look where they go
 
 
 def separate(graph: fx.GraphModule, wanted: set[Any], handed_out: set[Any]) -> set[fx.Node]:
     """Views of the first argument of `graph` whose elements along their first axis never meet on the way to the
-    `wanted` nodes but in sums: all that is done is done to each by itself, until some are taken out, or all are
-    `handed_out`.
+    `wanted` nodes but in sums: all that is done is done to each by itself, until they are taken out, put into a larger
+    array, or `handed_out`.
     """
     first, *nodes = graph.graph.nodes
     axes: dict[Any, int | None] = {}  # of what moves: the axis that elements lie apart along, None once they are joined
     views: set[Any] = {first}
     meeting: set[Any] = set()
+    released: set[Any] = set()  # what is made of elements that were taken out, which is followed no further
     for node in nodes:
         moving = [parent for parent in node.all_input_nodes if parent in axes or parent is first]
         if node.op != "call_function" or not moving:
@@ -43,8 +46,13 @@ def separate(graph: fx.GraphModule, wanted: set[Any], handed_out: set[Any]) -> s
             views.add(node)
             axes[node] = -value.ndim if value.ndim else None
             continue
+        if node.target is put_back:  # derivatives by elements that were taken out, and lie apart as these do
+            axes[node] = node.args[1]
+            continue
         axes[node] = None
-        if any(axes.get(parent) is not None for parent in moving):
+        if node.target is taken or any(parent in released for parent in moving):
+            released.add(node)
+        elif any(axes.get(parent) is not None for parent in moving):
             try:
                 axes[node] = _axis_after(node, {parent: axes.get(parent) for parent in moving})
             except _MeetingError:
@@ -60,29 +68,42 @@ def separate(graph: fx.GraphModule, wanted: set[Any], handed_out: set[Any]) -> s
     return {node for node in views if axes.get(node) is not None and node not in spoiled}
 
 
+def axis_put_back(node: Any, axis: int) -> int | None:
+    """The axis of what one of `VIEWS_BACKWARD` returns that is an `axis` of its array, both counted from the end; None
+    for that along which it is put there.
+    """
+    shape, along = node.args[1:3]
+    along = along % len(shape) - len(shape)
+    if node.target is _ATEN.select_backward.default:
+        return axis - 1 if along >= axis else axis  # the axis is new
+    return None if along == axis else axis
+
+
 class _MeetingError(Exception):
     """Elements meet."""
 
 
 def _axis_after(node: Any, axes: dict[Any, int | None]) -> int | None:
     """The axis of what a node returns that elements lie apart along, given that of those arguments that move; None
-    where elements are taken out, or joined by a sum.
+    where one is picked, where they are joined by a sum, or put among others.
     """
     source, result = next(parent for parent in axes if axes[parent] is not None), node.meta["val"]
     axis = axes[source]
     assert axis is not None
     like = source.meta["val"]
-    if not isinstance(result, Tensor) or result.numel() > _LARGE:
+    if not isinstance(result, Tensor):
         raise _MeetingError
     if node.target is _ATEN.sum.default:
         return None
+    if node.target in VIEWS_BACKWARD:
+        return axis_put_back(node, axis)
     if node.target is _ATEN.sum.dim_IntList:
         summed = [one % like.ndim - like.ndim for one in node.args[1] or range(like.ndim)]
         keeps = len(node.args) > 2 and node.args[2]
         return None if axis in summed else axis if keeps else axis + sum(one > axis for one in summed)
-    if node.target in (taken, _ATEN.select.int) and node.args[1] % like.ndim == axis % like.ndim:
+    if node.target is _ATEN.select.int and node.args[1] % like.ndim == axis % like.ndim:
         return None
-    if node.target in _MOVES:
+    if node.target in _MOVES and result.numel() <= _LARGE:
         places = torch.arange(like.shape[axis]).reshape(-1, *[1] * (-axis - 1)).expand(like.shape)
         _, moved = line_along(node.target(places, *node.args[1:], **node.kwargs))
         if moved is None:

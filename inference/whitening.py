@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.sparse_matrix import SparseMatrix
 
 DISPERSION = 1.5
 """Standard deviations of the Laplace approximation at which chains and walkers start."""
@@ -66,5 +67,13 @@ class Whitened:
 
 
 def whitened_at(posterior: Posterior, fit: Fit) -> Whitened:
-    """The coordinates in which the Laplace approximation is a standard normal distribution."""
+    """The coordinates in which the Laplace approximation is a standard normal distribution.
+
+    Raises ValueError for a fit whose Hessian is sparse.
+    """
+    if isinstance(fit.hessian, SparseMatrix):
+        raise ValueError(
+            f"expected a fit whose Hessian is a full matrix, got the sparse one of {len(fit.hessian)} parameters, for "
+            "which there is no room: sample parts of the scene, the others held by scene.freeze(names, fit)"
+        )
     return Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
