@@ -64,10 +64,11 @@ def scene_of(sources: int, *, apart: bool = True) -> tuple[bp.Scene, dict[str, A
     clean = bp.Scene(blank, windows=windows, sky=models.flat_sky(level=10.0), **components(held=True)).predict()
     data = clean.numpy() + rng.normal(0.0, SIGMA, blank.shape)
     image = bp.Image(data, sigma=SIGMA, psf=psf)
-    if not apart:
-        names = ("x", "y", "flux", "r_eff", "n", "ellipticity")
-        true = {f"galaxies.{name}": np.array([true[f"s{i}.{name}"] for i in range(sources)]) for name in names}
-    return bp.Scene(image, windows=windows, sky=models.flat_sky(), **components(held=False)), true
+    scene = bp.Scene(image, windows=windows, sky=models.flat_sky(), **components(held=False))
+    if apart:
+        return scene, true
+    names = ("x", "y", "flux", "r_eff", "n", "ellipticity")
+    return scene, {f"galaxies.{name}": np.array([true[f"s{i}.{name}"] for i in range(sources)]) for name in names}
 
 
 def measure(sources: int, *, apart: bool, fit: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class SparseMatrix:
         return SparseMatrix(entries)
 
     def factor(self, ridge: float = 0.0) -> SparseFactor | None:
-        """Its factors, with a `ridge` on its diagonal, which is 1 in their units; None where it isn't positive definite."""
+        """Its factors with a `ridge` on the diagonal, 1 in their units; None where it isn't positive definite."""
         root = np.sqrt(np.maximum(self.entries.diagonal(), 1e-30))
         units = scipy.sparse.diags_array(1 / root)
         scaled = (units @ self.entries @ units + ridge * scipy.sparse.eye_array(len(root))).tocsc()
