@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from astropy.table import Table
 from scipy import ndimage
 
-from bayesprof import checking, models
+from bayesprof import checking
 from bayesprof.background import checked_image, measured_background
 from bayesprof.catalogue import catalogue_of, windows_of
 from bayesprof.image import Image
@@ -265,7 +266,7 @@ class Detections:
         made = {called[row["label"]]: self._component(makers[row["label"]], row) for row in self.catalogue}
         windows: dict[str, Any] = {called[label]: window for label, window in self.windows(reach=reach).items()}
         if together is not None:
-            made, windows = {together: models.sources(made)}, {together: windows}
+            made, windows = {together: import_module("bayesprof.models").sources(made)}, {together: windows}
         image = self.image.masked(self.mask_others(grow=grow))
         return Scene(image, likelihood=likelihood, psf=psf, windows=windows, **{**others, **made})
 

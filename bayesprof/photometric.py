@@ -330,6 +330,11 @@ def _of_fit(measured: _Measured, fit: Any) -> dict[str, np.ndarray]:
     labels = [label.partition("[")[0] for label in fit.labels]
     sites = list(dict.fromkeys(site for site in labels if site in measured.values))
     rows = [i for site in sites for i, label in enumerate(labels) if label == site]
+    if not isinstance(fit.covariance, np.ndarray):
+        raise ValueError(
+            f"photometry: expected a fit with the covariance of all its parameters, got the sparse one of "
+            f"{fit.covariance.shape[0]}; fit part of the field, or hold most of it by scene.freeze(names, fit)"
+        )
     covariance = fit.covariance[np.ix_(rows, rows)]
     basic = {name: value.cpu().numpy() for name, value in measured(measured.values).items()}
     slopes = _slopes(measured, sites)

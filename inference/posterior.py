@@ -247,12 +247,12 @@ class Posterior:
         values, rows, chi_square = self._evaluated("sparse_summary", z)
         slopes = {}
         for name, blocks in self._functions.patterns("sparse_summary").items():
-            found = [(*places_of(block, some), some) for block, some in zip(blocks, rows[name], strict=True)]
-            entries = np.concatenate([entry.cpu().numpy() for entry, *_ in found])
-            elements = np.concatenate([element.cpu().numpy() for _, element, *_ in found])
-            numbers = np.concatenate([some[known].double().cpu().numpy() for *_, known, some in found])
-            shape = values[name].numel(), self.size
-            slopes[name] = coo_array((numbers, (elements, entries)), shape=shape).tocsc()
+            total = csc_array((values[name].numel(), self.size))
+            for block, some in zip(blocks, rows[name], strict=True):
+                entries, elements, known = places_of(block, some)
+                found = [one.cpu().numpy() for one in (some[known].double(), elements, entries)]
+                total = total + coo_array((found[0], (found[1], found[2])), shape=total.shape)
+            slopes[name] = total.tocsc()
         return values, slopes, chi_square
 
     def pointwise(self, z: Tensor) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from scipy.sparse import csc_array
 from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
+_SINGULAR = 1e-13  # a pivot, relative to the diagonal, that may be rounding
 _TOGETHER = 8  # columns solved for at once: SuperLU takes longer for each of more, and of fewer
 
 
@@ -52,7 +53,7 @@ class SparseMatrix:
             factors = splu(scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         except RuntimeError:  # exactly singular
             return None
-        positive = np.isfinite(factors.U.data).all() and (factors.U.diagonal() > 0).all()
+        positive = np.isfinite(factors.U.data).all() and (factors.U.diagonal() > _SINGULAR).all()
         return SparseFactor(factors, root) if positive else None
 
 

@@ -17,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CORE = (
     "checking",
     "whole_file",
+    "threads",
+    "taking",
     "placing",
     "window",
     "noise",
@@ -28,6 +30,7 @@ CORE = (
     "image",
     "pixel_map",
     "light",
+    "members",
     "mapped",
     "joint_prior",
     "variation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -255,3 +256,92 @@ def test_what_is_no_list_of_alike_components_is_told(members, error, words):
 def test_members_that_differ_are_told(image, members, words):
     with pytest.raises((TypeError, ValueError), match=words):
         bp.Scene(image, all=models.sources(members))
+
+
+@pytest.fixture(scope="module")
+def field():
+    """Forty faint galaxies on a field so large that few of them meet, and what they were made from."""
+    rng = np.random.default_rng(8)
+    names = [f"s{i}" for i in range(40)]
+    true = {
+        "x": rng.uniform(20, 380, 40),
+        "y": rng.uniform(20, 380, 40),
+        "flux": rng.lognormal(7.5, 0.5, 40),
+        "r_eff": rng.lognormal(1.0, 0.2, 40),
+    }
+    windows = {"all": {name: bp.Window.around(*at, 12) for name, *at in zip(names, true["x"], true["y"], strict=True)}}
+    rows = dict(zip(names, zip(*true.values(), strict=True), strict=True))
+
+    def scene(image, make):
+        members = {name: make(dict(zip(true, row, strict=True))) for name, row in rows.items()}
+        return bp.Scene(image, sky=models.flat_sky(level=3.0), all=models.sources(members), windows=windows)
+
+    blank = bp.Image(np.zeros((400, 400)), sigma=1.0, psf=PSF)
+    clean = scene(blank, lambda one: models.exponential(**one, ellipticity=[0.0, 0.0])).predict()
+    image = bp.Image(clean.numpy() + rng.normal(size=(400, 400)), sigma=1.0, psf=PSF)
+
+    def free(one):
+        at = {key: dist.Normal(torch.tensor(one[key]), 1.0) for key in ("x", "y")}
+        return models.exponential(**at, ellipticity=[0.0, 0.0], flux=dist.LogNormal(7.5, 1.0))
+
+    return scene(image, free), true
+
+
+def test_sparse_curvatures_are_the_full_ones(field):
+    posterior = Posterior(field[0])
+    z = posterior.initial()
+    full, sparse = posterior.expansion(z), posterior.sparse_expansion(z)
+    for one, other in zip(full, sparse, strict=True):
+        other = torch.from_numpy(other.toarray()) if hasattr(other, "toarray") else other
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12 * float(one.abs().max()))
+    assert sparse[2].nnz < 0.1 * posterior.size**2
+
+
+def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch):
+    scene, true = field
+    posterior = Posterior(scene)
+    full = inference.lm(posterior)
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._MANY", 100)
+    found = inference.lm(posterior)
+    assert found.converged
+    assert "sparse" in found.message
+    assert found.hessian_kind == "gauss-newton"
+    assert found.log_density == pytest.approx(full.log_density, abs=1e-4)
+    torch.testing.assert_close(found.chi2, full.chi2, rtol=1e-6, atol=0)
+    assert found.labels == full.labels
+    # errors of the Gauss-Newton curvature, those of the full matrix
+    _, _, information, prior = posterior.expansion(found.z)
+    inverse = torch.linalg.inv(information + prior)
+    slopes = torch.cat([posterior.summary(found.z).slopes[site.name] for site in posterior.sites], dim=1)
+    covariance = (slopes.T @ inverse @ slopes).numpy()
+    kept = found.covariance.toarray()
+    scale = np.sqrt(np.outer(covariance.diagonal(), covariance.diagonal()))
+    assert np.abs((kept - covariance) / scale)[kept != 0].max() < 1e-5
+    for name, values in true.items():
+        expected = np.sqrt(covariance.diagonal())[[found.labels.index(f"all.{name}[{i}]") for i in range(40)]]
+        np.testing.assert_allclose(found.std[f"all.{name}"], expected, rtol=1e-5)
+        assert np.abs((found.params[f"all.{name}"] - values) / found.std[f"all.{name}"]).max() < 4.5
+    with pytest.raises(ValueError, match="freeze"):
+        inference.laplace(posterior, init=found, progress=False)
+    with pytest.raises(ValueError, match="freeze"):
+        bp.photometry(scene, found)
+
+
+def test_a_scene_whose_sources_all_meet_keeps_full_matrices(image, monkeypatch):
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._MANY", 10)
+    assert "sparse" not in inference.lm(both(image, galaxies(n=1.0))[1]).message
+
+
+def test_a_sparse_fit_that_nothing_determines_is_told(monkeypatch):
+    """Of two parameters the data see the sum, and priors say next to nothing."""
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._MANY", 3)
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._SPARSE", 2.0)
+
+    def model():
+        wide = torch.full((4,), 1e9, dtype=torch.float64)
+        x, y = (pyro.sample(name, dist.Normal(0.0, wide).to_event(1)) for name in "xy")
+        pyro.sample("data", dist.Normal(x + y, 1.0).to_event(1), obs=torch.ones(4).double())
+
+    fit = inference.lm(model)
+    assert not fit.converged
+    assert "singular" in fit.message
