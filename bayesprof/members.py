@@ -94,7 +94,8 @@ def _taken(value: Any, index: list[int] | int) -> Any:
     if isinstance(value, Tensor):
         if value.ndim == 0:
             return value
-        return value[index] if isinstance(index, int) else taken(value, -value.ndim, index)
+        # one of them likewise, for what is said of derivatives of such operations
+        return taken(value, -value.ndim, [index])[0] if isinstance(index, int) else taken(value, -value.ndim, index)
     if isinstance(value, tuple):
         entries = (_taken(entry, index) for entry in value)
         return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)

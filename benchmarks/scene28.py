@@ -1,11 +1,11 @@
 """A 750x750 image of 28 galaxies and a sky, 197 parameters: one forward image, the joint fit, and its memory.
 
-    python benchmarks/scene28.py FILE.npz [--reach 0.03] [--detail 10] [--draws 250]
+    python benchmarks/scene28.py FILE.npz [--apart] [--reach 0.03] [--detail 10] [--draws 250]
 
 FILE.npz holds data, sigma and psf, the truths `cat` and the perturbed starting values `start` (x, y, flux, r_eff, n, q,
 angle in degrees from +x); the sky's level is 3. Each galaxy has a window, out to where its surface brightness at the
-start falls below `--reach` of the noise, with fine structure within `--detail` / q pixels. Times exclude imports and
-include everything else.
+start falls below `--reach` of the noise, with fine structure within `--detail` / q pixels. They are one component
+(models.sources), or 28 (--apart). Times exclude imports and include everything else.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ def values_of(row: np.ndarray) -> dict[str, Any]:
     return {"x": x, "y": y, "flux": flux, "r_eff": r_eff, "n": n, "ellipticity": shape}
 
 
+def sites_of(rows: list[dict[str, Any]], apart: bool) -> dict[str, Any]:
+    """Values by the names of sites."""
+    if apart:
+        return {f"galaxies.{i}.{name}": value for i, row in enumerate(rows) for name, value in row.items()}
+    return {f"galaxies.{name}": np.array([row[name] for row in rows]) for name in rows[0]}
+
+
 def radius_at(brightness: float, flux: float, r_eff: float, n: float, q: float) -> float:
     """Radius along the major axis where a Sersic profile falls to a surface brightness."""
     b = float(gammaincinv(2 * n, 0.5))
@@ -61,6 +68,7 @@ def galaxy(start: dict[str, Any]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE.npz")
+    parser.add_argument("--apart", action="store_true", help="each galaxy a component")
     parser.add_argument("--reach", type=float, default=0.03)
     parser.add_argument(
         "--detail", type=float, default=10.0, help="times 1/q of the start; inf: full detail everywhere"
@@ -80,12 +88,12 @@ def main() -> None:
     for i, (_, _, flux, r_eff, n, q, _) in enumerate(content["start"]):
         radius = radius_at(arguments.reach * noise, flux, r_eff, n, q) + reach
         detail = arguments.detail / q if math.isfinite(arguments.detail) else None
-        windows[f"galaxy{i}"] = bp.Window.around(starts[i]["x"], starts[i]["y"], radius, detail=detail)
-    galaxies = {f"galaxy{i}": galaxy(start) for i, start in enumerate(starts)}
+        windows[str(i)] = bp.Window.around(starts[i]["x"], starts[i]["y"], radius, detail=detail)
+    galaxies = {str(i): galaxy(start) for i, start in enumerate(starts)}
     sky = models.flat_sky(level=dist.Normal(torch.tensor(SKY, dtype=torch.float64), 1.0))
-    scene = bp.Scene(image, sky=sky, windows=windows, **galaxies)
-    init = {f"galaxy{i}.{name}": value for i, start in enumerate(starts) for name, value in start.items()}
-    init["sky.level"] = SKY
+    together = bp.Group(**galaxies) if arguments.apart else models.sources(galaxies)
+    scene = bp.Scene(image, sky=sky, windows={"galaxies": windows}, galaxies=together)
+    init = sites_of(starts, arguments.apart) | {"sky.level": SKY}
     print(f"scene: {time.perf_counter() - begin:.2f} s")
     posterior = inference.Posterior(scene)
     begin = time.perf_counter()
@@ -106,10 +114,8 @@ def main() -> None:
             times.append(time.perf_counter() - begin)
         print(f"{name}: {statistics.median(times):.3f} s")
     pulls = [(fit.params["sky.level"] - SKY) / fit.std["sky.level"]]
-    for i, truth in enumerate(truths):
-        for name, value in truth.items():
-            site = f"galaxy{i}.{name}"
-            pulls.extend(np.ravel((np.asarray(fit.params[site]) - value) / fit.std[site]))
+    for site, value in sites_of(truths, arguments.apart).items():
+        pulls.extend(np.ravel((np.asarray(fit.params[site]) - value) / fit.std[site]))
     flat = np.array(pulls)
     print(
         f"pulls: largest {np.abs(flat).max():.2f}, mean {flat.mean():+.2f}, standard deviation {flat.std():.2f}, "
