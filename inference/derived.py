@@ -98,7 +98,8 @@ def _sparse_expansion(of: Parts) -> Callable[..., Any]:
                 along, values = jacobian.products(jacobian, weight)
                 blocks, places = blocks + values, places + list(along)
                 gradient = gradient + jacobian.times(score, like=z)
-        of.patterns["sparse_expansion"] = Pattern(places, of.size), Pattern(prior.pairs, of.size)
+        if "sparse_expansion" not in of.patterns:
+            of.patterns["sparse_expansion"] = Pattern(places, of.size), Pattern(prior.pairs, of.size)
         information, curvature = (
             torch.cat([torch.zeros_like(z[:0]), *(value.reshape(-1).to(z.dtype) for value in some)])
             for some in (blocks, curves)

@@ -64,13 +64,14 @@ class Jacobian:
         of those of one shape together.
         """
         products: _Product = []
+        weighted = _Weighted(weight)
         if other is not self:
             for one in self.pieces:
                 for two in other.pieces:
-                    products += _product(one, two, weight)
+                    products += _product(one, two, weighted)
         else:
             for one, two in combinations_with_replacement(self.pieces, 2):
-                product = _product(one, two, weight)
+                product = _product(one, two, weighted)
                 products += product if one is two else product + _transposed(product)
         return tuple(entries for blocks, _ in products for entries in blocks), [values for _, values in products]
 
@@ -80,27 +81,42 @@ def _places(along: tuple[tuple[Entries, ...], ...], size: int, axes: int) -> Pla
     return Places(along, size, axes=axes)
 
 
+class _Weighted:
+    """The rows of pieces times a `weight`, each computed once."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._found: dict[int, Tensor] = {}
+
+    def __call__(self, piece: _Piece) -> Tensor:
+        if id(piece) not in self._found:
+            rows, weight = _of_one_kind(piece.rows, self.weight)
+            self._found[id(piece)] = rows * (weight.reshape(-1) if piece.at is None else _seen(weight, piece.at))
+        return self._found[id(piece)]
+
+
 def _transposed(product: _Product) -> _Product:
     return [([(columns, rows) for rows, columns in along], values.mT) for along, values in product]
 
 
-def _product(one: _Piece, two: _Piece, weight: Tensor) -> _Product:
+def _product(one: _Piece, two: _Piece, weighted: _Weighted) -> _Product:
     if one.at is not None and two.at is None:
-        return _transposed(_product(two, one, weight))
-    rows, others, weight = _of_one_kind(one.rows, two.rows, weight)
+        return _transposed(_product(two, one, weighted))
     if two.at is None:
-        return [([(one.entries, two.entries)], (rows * weight.reshape(-1)) @ others.mT)]
-    weighted = others * _seen(weight, two.at)
+        rows, others = _of_one_kind(weighted(one), two.rows)
+        return [([(one.entries, two.entries)], rows @ others.mT)]
     if one.at is None:
+        rows, others = _of_one_kind(one.rows, weighted(two))
         image = rows.reshape(len(rows), two.at.ny, two.at.nx)
-        met = torch.einsum("rwyx,swyx->rsw", _seen(image, two.at), weighted).flatten(1)
+        met = torch.einsum("rwyx,swyx->rsw", _seen(image, two.at), others).flatten(1)
         return [([(one.entries, two.entries)], met)]
     pairs = overlapping(one.at, two.at)
     if one is two:
         pairs = [pair for pair in pairs if pair[0] <= pair[1]]
     if not pairs:
         return []
-    met = overlaps(weighted, rows, two.at.y, two.at.x, one.at.y, one.at.x, [i for j, k in pairs for i in (k, j)])
+    rows, others = _of_one_kind(one.rows, weighted(two))
+    met = overlaps(others, rows, two.at.y, two.at.x, one.at.y, one.at.x, [i for j, k in pairs for i in (k, j)])
     count, other_count = len(one.at.y), len(two.at.y)
     along = [(one.entries[i::count], two.entries[j::other_count]) for i, j in pairs]
     product: _Product = [(along, met.mT)]
