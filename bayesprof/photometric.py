@@ -198,7 +198,8 @@ class _Measured:
         :meth:`Scene.freeze`, or given as a number.
         """
         owner, place = self._member(row) or (row, None)
-        site, component = f"{owner}.{name}", self.scene.components.get(owner)
+        site = f"{owner}.{name}"
+        component: Any = self.scene.components.get(owner)
         if name in getattr(component, "varied", {}):
             drawn = {one: self._value(trace, f"{owner}.{one}", source) for one, source in component.sources.items()}
             found: Tensor = component.in_image(self.seen.name, name, component.varied[name].values(drawn)).to(otherwise)

@@ -54,7 +54,7 @@ from bayesprof.models.polynomial_sky import PolynomialSky, polynomial_sky
 from bayesprof.models.rays import Rays, rays
 from bayesprof.models.sersic import Sersic, sersic
 from bayesprof.models.shaped import Shaped, shaped
-from bayesprof.models.sources import Sources, sources
+from bayesprof.models.sources import sources
 from bayesprof.models.spergel import Spergel, spergel
 from bayesprof.models.spiral import LogSpiral, PowerSpiral, log_spiral, power_spiral
 from bayesprof.models.spline import Spline, spline
@@ -104,7 +104,6 @@ __all__ = [
     "Rays",
     "Sersic",
     "Shaped",
-    "Sources",
     "Spergel",
     "Spline",
     "Warp",

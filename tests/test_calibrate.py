@@ -216,7 +216,7 @@ def test_wrong_shape_of_the_right_mean_and_width_fails():
 
 
 # those that the others are made of; benchmarks/calibration.py does it for all
-CALIBRATED = (("sersic", 64), ("point_source", 128), ("plane_sky", 128))
+CALIBRATED = (("point_source", 128), ("plane_sky", 128))
 SLOWER = (("sersic", 128), ("gaussian", 128), ("gaussian_psf", 128))
 
 

@@ -365,6 +365,7 @@ def test_a_graph_that_writes_into_its_tensors_is_rewritten():
     assert float(Compiled(without_writes(captured, z)).bind(captured.constants)(z)) == pytest.approx(float(function(z)))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_fits_and_samples_are_the_others_to_rounding():
     def posterior():

@@ -308,9 +308,11 @@ def prior_of(row: Row, name: str, image: bp.Image) -> tuple[Any, str]:
 
 
 def test_catalogue_is_the_whole_of_models():
-    """But for the PSFs (test_psf_models.py) and what needs several images (test_many_images.py)."""
+    """But for the PSFs (test_psf_models.py), what needs several images (test_many_images.py) and many sources at once
+    (test_sources.py).
+    """
     names = {name for name in models.__all__ if not name.lower().endswith("psf")}
-    names -= {"describe", "alignment", "moving_star"}
+    names -= {"describe", "alignment", "moving_star", "sources"}
     shapes, their_lights = ({shape.__name__ for shape in kind} for kind in zip(*SHAPES, strict=True))
     assert {name for name in names if name.islower()} == {row.name for row in CATALOGUE} | shapes
     lights = {row.light.__name__ for row in CATALOGUE} | their_lights
@@ -701,15 +703,15 @@ def test_polynomial_sky_agrees_with_numpy(degree, image):
         ("king",),
         ("ferrer",),
         ("nuker",),
-        ("core_sersic",),
+        pytest.param(("core_sersic",), marks=pytest.mark.slow),
         ("broken_exponential",),
         ("spergel",),
         ("gaussian_ring",),
         ("multi_gaussian",),
         ("spline",),
-        ("rays",),
-        ("wedges",),
-        ("bar",),
+        pytest.param(("rays",), marks=pytest.mark.slow),
+        pytest.param(("wedges",), marks=pytest.mark.slow),
+        pytest.param(("bar",), marks=pytest.mark.slow),
         ("moffat",),
         ("basis_images",),
     ],

@@ -13,7 +13,7 @@ def test_its_code_runs_and_finds_the_truth(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MPLBACKEND", "agg")
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     names: dict = {}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"scenes.md, block {number}", "exec"), names)

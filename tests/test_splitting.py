@@ -167,6 +167,7 @@ def posteriors() -> tuple[inference.Posterior, inference.Posterior]:
     return inference.Posterior(scene(None, image)), inference.Posterior(scene(15.0, image))
 
 
+@pytest.mark.slow
 def test_fits_and_curvatures_are_those_of_full_detail(posteriors):
     full, split = (inference.lm(posterior) for posterior in posteriors)
     assert full.converged
