@@ -27,6 +27,7 @@ from bayesprof.scene import Scene
 from bayesprof.stamps import Stamps
 from bayesprof.threads import one_thread
 from bayesprof.values import site_values
+from bayesprof.variation import of_several
 
 PLATE = "galaxy"
 """Name of the plate, and of the dimension of a result, that galaxies lie along."""
@@ -244,11 +245,7 @@ class Population:
         if not hasattr(component, "bind"):
             return cast(Callable[[], Any], component)
         bound = [component.bind(image) for image in self.stamps.images]
-        varied = {}
-        for name, one in bound[0].varied.items():
-            each = [other.varied[name].sites for other in bound]
-            sites = {site: _batch([other[site] for other in each]) for site in one.sites}
-            varied[name] = one._replace(sites=sites)
+        varied = of_several([one.varied for one in bound], lambda _, drawn: _batch(drawn))
         together: Callable[[], Any] = replace(bound[0], varied=varied)
         return together
 

@@ -86,6 +86,20 @@ class Varied(NamedTuple):
     recorded: bool = False
 
 
+def of_several(
+    each: Sequence[Mapping[str, Varied]], join: Callable[[str, list[Drawn | None]], Drawn]
+) -> dict[str, Varied]:
+    """The parameters of several components of one kind as those of one: each site is what `join` makes of its name and
+    of that site of all of them, None of those that have none.
+    """
+    return {
+        name: one._replace(
+            sites={site: join(site, [other[name].sites.get(site) for other in each]) for site in one.sites}
+        )
+        for name, one in each[0].items()
+    }
+
+
 class Variation(ABC):
     """How a parameter goes with the images of a scene."""
 

@@ -27,7 +27,7 @@ from bayesprof.models.component import (
     catalogued,
     is_prior,
 )
-from bayesprof.variation import Axis, Drawn
+from bayesprof.variation import Axis, Drawn, of_several
 from bayesprof.window import Window
 
 AXIS = "source"
@@ -69,11 +69,7 @@ class Sources:
         strange = [site for site in self.held if site not in first.sites]
         if strange:
             raise ValueError(f"sources: expected parameters to hold, {list(first.sites)}, got {strange[0]!r}")
-        varied = {}
-        for parameter, one in first.varied.items():
-            each = [other.varied[parameter].sites for other in bound]
-            sites = {site: self._joined(site, [sites.get(site) for sites in each], axis) for site in one.sites}
-            varied[parameter] = one._replace(sites=sites)
+        varied = of_several([one.varied for one in bound], lambda site, drawn: self._joined(site, drawn, axis))
         together = BoundSources(first.component, varied, first.images, axis)
         with torch.no_grad(), poutine.block(), torch.random.fork_rng(devices=[]):
             try:
@@ -219,4 +215,26 @@ def sources(members: Mapping[str, Component] | Sequence[Component]) -> Sources:
             f"sources: expected components of one kind, got {', '.join(kinds)}; make one of each: "
             "galaxies=models.sources(...), stars=models.sources(...)"
         )
+    first, *others = named
+    for name in others:
+        if not _alike(named[first], named[name]):
+            raise ValueError(
+                f"sources: expected members that are made alike, got {name!r} with other options or parameters than "
+                f"{first!r} (ellipticity of one, q and theta of the other?); put those that differ into other sources()"
+            )
     return Sources(named)
+
+
+def _alike(one: Component, other: Component) -> bool:
+    """Whether two components of one kind differ in nothing but what is given for their parameters."""
+    shapes = [[(name, parameter.shape) for name, parameter in each.parameters.items()] for each in (one, other)]
+    if shapes[0] != shapes[1]:
+        return False
+    if one.light is other.light:
+        return True
+    calls = [component.call for component in (one, other)]
+    options = [
+        None if call is None else (call.arguments, {k: v for k, v in call.keywords.items() if k not in one.parameters})
+        for call in calls
+    ]
+    return None not in options and repr(options[0]) == repr(options[1])

@@ -237,6 +237,8 @@ def test_detections_together():
         ([lambda: None], TypeError, "component of the catalogue"),
         ([models.sersic(), models.moffat()], ValueError, "components of one kind"),
         ({"a.b": models.sersic()}, ValueError, "without '.'"),
+        ([models.sersic(), models.sersic(q=0.5, theta=0.1)], ValueError, "made alike"),
+        ([models.multi_gaussian(count=2), models.multi_gaussian(count=3)], ValueError, "made alike"),
     ],
 )
 def test_what_is_no_list_of_alike_components_is_told(members, error, words):
