@@ -49,7 +49,8 @@ class Scene:
         The pixels in which a component has light, at least: each window is enlarged to one of a few squares, beyond
         which the component is left out, and costs nothing. Its default priors are measured in the window itself.
         Components without a window are rendered over the whole image. A window of a group is one for each of its parts
-        that have none of their own. Windows are in pixels of the first image.
+        that have none of their own; those of its parts, or of the members of :func:`bayesprof.models.sources`, may be
+        a mapping: ``{"galaxies": {"a": Window(...)}}``. Windows are in pixels of the first image.
     maps : mapping from names of images to arrays of shape (2, 3), optional
         For images without a WCS, or in place of it: ``(x, y) in that image = array @ (x, y, 1) in the first``.
     alignment : function, optional
