@@ -153,6 +153,7 @@ def test_fit_recovers_what_was_simulated(component, light, values, blank, moffat
         assert (np.abs(np.array(fit.params[site]) - np.array(value)) < 4 * np.array(fit.std[site])).all(), site
 
 
+@pytest.mark.slow
 def test_corner_columns_show_the_shapes_of_the_parts(blank, moffat_psf):
     light = models.BulgeDisk(**BULGE_DISK)
     image = bp.Image(renderer_for(blank)(light), sigma=1.0, psf=moffat_psf)
@@ -168,6 +169,7 @@ def test_corner_columns_show_the_shapes_of_the_parts(blank, moffat_psf):
     np.testing.assert_allclose(np.sqrt(np.diagonal(covariance)), spread, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_fit_of_ngc_3073_is_the_published_one(shared_data):
     """Imfit's example: a Sersic profile and an exponential disk, fitted by its authors, who convolve pixels with the
     PSF; without a sky.

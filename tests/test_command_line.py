@@ -106,6 +106,7 @@ def test_sampling_writes_every_result_and_recovers_the_truth(sampled):
         assert hdus["MODEL"].data.shape == SHAPE
 
 
+@pytest.mark.slow
 def test_written_settings_repeat_the_draws_from_elsewhere(sampled, folder, tmp_path, monkeypatch):
     _, out = sampled
     monkeypatch.chdir(tmp_path)

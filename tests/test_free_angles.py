@@ -227,6 +227,7 @@ def test_gradients_are_those_of_differences(light, symmetric, kernel):
 
 
 @pytest.mark.parametrize("component", [models.rays, models.wedges])
+@pytest.mark.slow
 def test_default_priors_find_a_lopsided_disk(component, simulated):
     """Of a light that isn't one of them: an exponential disk with a wave of 0.3 once around."""
     disk = models.Exponential(17.3, 11.8, 3000.0, 4.0, q=0.7, theta=THETA)

@@ -29,6 +29,7 @@ def test_the_code_on_components_runs(monkeypatch, capsys):
     assert names["fit"].params["galaxy.radius"] > 0
 
 
+@pytest.mark.slow
 def test_the_code_on_several_images_runs(monkeypatch, capsys):
     assert len(blocks_of("many_images.md")) == 7
     names = run("many_images.md", monkeypatch)

@@ -710,6 +710,7 @@ def test_model_images_of_all_are_in_one_file(fitted, tmp_path):
     assert "galaxy.flux[1]" in list(summary_table(fit)["parameter"])
 
 
+@pytest.mark.slow
 def test_results_are_saved_whole(fitted, tmp_path):
     from bayesprof.storage import products, save_results
 

@@ -17,7 +17,6 @@ from bayesprof import inference
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-IN_THE_DEFAULT_RUN = ("1_single_galaxy",)
 LARGEST = 1_000_000  # bytes of a notebook with its pictures
 SWITCH = "quick = False"
 
@@ -44,7 +43,8 @@ def run_cell(source: str, name: str, names: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in IN_THE_DEFAULT_RUN else pytest.mark.slow)
+        # README and the guides show the same in the default run
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow)
         for path in NOTEBOOKS
     ],
 )

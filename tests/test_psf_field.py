@@ -265,6 +265,7 @@ def test_malformed_field_is_refused_with_a_remedy(case):
 # -- scenes
 
 
+@pytest.mark.slow
 def test_fit_of_galaxies_across_the_field_recovers_them():
     truth = {"left": (9.6, 45.3, 3000.0, 2.5, 1.2), "right": (70.2, 12.9, 2000.0, 2.0, 2.0)}
     image = image_with(linear_field((61, 61)))

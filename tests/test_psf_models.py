@@ -547,6 +547,7 @@ def test_fit_recovers_the_psf_and_the_galaxy(field_fit):
         assert (np.abs(fit.params[site] - np.array(value)) < 4 * np.array(fit.std[site])).all(), site
 
 
+@pytest.mark.slow
 def test_posterior_and_what_is_saved_of_it_hold_the_psf(field_fit, tmp_path):
     scene, fit = field_fit
     post = inference.laplace(scene, init=fit, draws=200)

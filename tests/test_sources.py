@@ -124,6 +124,7 @@ def test_large_windows_in_two_parts(image):
     assert_same_model(*both(large, galaxies(n=1.0), windows=windows), same_start=False)
 
 
+@pytest.mark.slow
 def test_several_images_with_maps(image):
     other = bp.Image(image.data.numpy()[:80, :70], sigma=1.3, psf=PSF, name="other", band="r")
     images = [bp.Image(image.data.numpy(), sigma=1.0, psf=PSF, name="one", band="g"), other]

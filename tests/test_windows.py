@@ -178,6 +178,7 @@ def check_derivatives(posterior: Posterior, *, poisson: bool = False) -> None:
     assert float(((information - expected) / torch.outer(root, root)).abs().max()) < 1e-6
 
 
+@pytest.mark.slow
 def test_captured_and_direct_functions_agree(observed):
     posterior = Posterior(free_scene(observed))
     z = posterior.initial() + 0.01
