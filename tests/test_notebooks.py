@@ -40,14 +40,8 @@ def run_cell(source: str, name: str, names: dict[str, Any]) -> None:
     plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        # README and the guides show the same in the default run
-        pytest.param(path, id=path.stem, marks=pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.slow  # README and the guides show the same in the default run
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_without_a_warning_and_recovers_the_truth(path, tmp_path, monkeypatch, capfd):
     shutil.copytree(EXAMPLES / "sample", tmp_path / "sample")
     monkeypatch.chdir(tmp_path)
