@@ -211,7 +211,7 @@ def support_of(prior: Any) -> str:
         support = support.base_constraint
     if support is unit_disc:
         return "shorter than 1"
-    low, high = (getattr(support, bound, None) for bound in ("lower_bound", "upper_bound"))
+    low, high = (_common(getattr(support, bound, None)) for bound in ("lower_bound", "upper_bound"))
     if low is not None and high is not None:
         return f"{_written(low)} to {_written(high)}"
     if low is not None:
@@ -220,6 +220,12 @@ def support_of(prior: Any) -> str:
     if high is not None:
         return f"< {_written(high)}"
     return {"Real": "real", "Simplex": "simplex"}.get(type(support).__name__.strip("_"), str(support))
+
+
+def _common(bound: Any) -> Any:
+    """A bound, or the number that all bounds in an array are."""
+    alike = isinstance(bound, torch.Tensor) and bound.ndim > 0 and bool((bound == bound.flatten()[0]).all())
+    return bound.flatten()[0] if alike else bound
 
 
 def _start(value: Any) -> str:
