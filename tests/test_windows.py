@@ -258,3 +258,22 @@ def test_window_without_pixels_is_told():
     mask[:20, :20] = True
     with pytest.raises(ValueError, match="unmasked"):
         bp.Scene(blank(mask=mask), windows={"one": bp.Window(0, 0, 9, 9)}, **galaxies())
+
+
+def test_likelihood_of_unknown_information_is_expanded_through_windows(observed):
+    """By its exact second derivatives, of which torch takes one forward, through the windows."""
+    scene = bp.Scene(
+        observed,
+        likelihood=lambda model, image: dist.Laplace(model, 1.0),
+        sky=models.flat_sky(level=0.0),
+        star=models.point_source(x=40.0, y=20.0),
+        windows={"star": bp.Window.around(40, 20, 9)},
+    )
+    posterior = Posterior(scene)
+    z = posterior.initial()
+    value, gradient, information, prior = posterior.expansion(z)
+    slope, same = torch.func.grad_and_value(posterior.log_density)(z)
+    assert float(value) == pytest.approx(float(same), rel=1e-12)
+    torch.testing.assert_close(gradient, slope, rtol=1e-10, atol=1e-10)
+    expected = -torch.func.hessian(posterior.log_density)(z)
+    torch.testing.assert_close(information + prior, expected, rtol=1e-9, atol=1e-9)
