@@ -17,8 +17,8 @@ def one_thread() -> Iterator[None]:
     """Runs its block on one thread, so that sums round the same way on any number of cores.
 
     Measured on two cores, a second thread takes a fifth off a batch of four 121x121 images: hand-overs between
-    operations of 20 microseconds eat the rest; and it makes all of it fifteen times slower where the other core is
-    busy. Several galaxies in several processes use cores better.
+    operations of 20 microseconds eat the rest; where the other core is busy, they make all of it many times slower.
+    Several galaxies in several processes use cores better.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,8 +1,7 @@
 """Curvatures of thousands of sources, most of whose entries are zero: sources whose windows don't overlap don't meet.
 
 SuperLU factors them in an order that keeps them sparse (scipy.sparse.linalg.splu), so that a step of a fit costs what
-its derivatives cost: of 1,000 sources, whose 7,001 parameters have 0.4% of the matrix' entries, some hundredths of a
-second.
+its derivatives cost (benchmarks/RESULTS.md, section 11).
 """
 
 from __future__ import annotations
