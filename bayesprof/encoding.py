@@ -21,6 +21,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
+from scipy.sparse import csc_array
 from torch import Tensor
 from torch.distributions import biject_to, transforms
 from torch.distributions.transforms import Transform
@@ -30,6 +31,7 @@ from bayesprof.correlation import NoiseCorrelation
 from bayesprof.curves import Cardinals, Curve, Powers
 from bayesprof.image import Image
 from bayesprof.inference.fit import Fit
+from bayesprof.inference.sparse_matrix import SparseMatrix
 from bayesprof.measurement import Measurement
 from bayesprof.models.component import is_prior
 from bayesprof.models.ellipticity import PlaneToDisc
@@ -256,6 +258,12 @@ _WRITERS: dict[Any, Callable[[Any], dict[str, Any]]] = {
     WCS: _sky_map,
     Time: _time,
     Transform: _transform,
+    csc_array: lambda value: {
+        "is": "sparse array",
+        **{name: getattr(value, name) for name in ("data", "indices", "indptr")},
+        "shape": np.array(value.shape),
+    },
+    SparseMatrix: lambda value: {"is": "sparse matrix", "entries": encoded(value.entries)},
     # before plain tuples and lists
     torch.Size: lambda value: {"is": "tuple", "of": _entries(value)},
     tuple: lambda value: {"is": "tuple", "of": _entries(value)},
@@ -270,6 +278,10 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "wcs": _read_sky_map,
     "time": _read_time,
     "transform": _made_transform,
+    "sparse array": lambda tree: csc_array(
+        (tree["data"], tree["indices"], tree["indptr"]), shape=tuple(int(size) for size in tree["shape"])
+    ),
+    "sparse matrix": lambda tree: SparseMatrix(decoded(tree["entries"])),
     "tuple": lambda tree: tuple(decoded(entry) for entry in tree["of"].values()),
     "list": lambda tree: [decoded(entry) for entry in tree["of"].values()],
     "mapping": lambda tree: {name: decoded(entry) for name, entry in tree["of"].items()},

@@ -36,6 +36,10 @@ class SparseMatrix:
     def diagonal(self) -> Tensor:
         return torch.from_numpy(self.entries.diagonal())
 
+    def dense(self) -> Tensor:
+        """All of the matrix, (D, D)."""
+        return torch.from_numpy(self.entries.toarray())
+
     def finite(self) -> SparseMatrix:
         """This with 0 in the place of what isn't finite."""
         entries = self.entries.copy()

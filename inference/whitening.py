@@ -14,6 +14,7 @@ from bayesprof.inference.sparse_matrix import SparseMatrix
 DISPERSION = 1.5
 """Standard deviations of the Laplace approximation at which chains and walkers start."""
 _TELLING = 2.0  # factor by which a variance must differ from that of the Hessian to be believed
+_MOST = 10_000  # parameters of a sparse Hessian that is written out: 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,14 @@ class Whitened:
 def whitened_at(posterior: Posterior, fit: Fit) -> Whitened:
     """The coordinates in which the Laplace approximation is a standard normal distribution.
 
-    Raises ValueError for a fit whose Hessian is sparse.
+    Raises ValueError for a sparse Hessian of more parameters than there is room for as a full matrix.
     """
-    if isinstance(fit.hessian, SparseMatrix):
-        raise ValueError(
-            f"expected a fit whose Hessian is a full matrix, got the sparse one of {len(fit.hessian)} parameters, for "
-            "which there is no room: sample parts of the scene, the others held by scene.freeze(names, fit)"
-        )
-    return Whitened(posterior, fit.z, torch.linalg.cholesky(fit.hessian))
+    hessian = fit.hessian
+    if isinstance(hessian, SparseMatrix):
+        if len(hessian) > _MOST:
+            raise ValueError(
+                f"expected a fit of {_MOST} parameters at most, whose Hessian has room as a full matrix, got one of "
+                f"{len(hessian)}: sample parts of the scene, the others held by scene.freeze(names, fit)"
+            )
+        hessian = hessian.dense().to(fit.z)
+    return Whitened(posterior, fit.z, torch.linalg.cholesky(hessian))

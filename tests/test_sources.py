@@ -300,7 +300,7 @@ def test_sparse_curvatures_are_the_full_ones(field):
     assert sparse[2].nnz < 0.1 * posterior.size**2
 
 
-def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch):
+def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch, tmp_path):
     scene, true = field
     posterior = Posterior(scene)
     full = inference.lm(posterior)
@@ -325,9 +325,19 @@ def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch):
         np.testing.assert_allclose(found.std[f"all.{name}"], expected, rtol=1e-5)
         assert np.abs((found.params[f"all.{name}"] - values) / found.std[f"all.{name}"]).max() < 4.5
     with pytest.raises(ValueError, match="freeze"):
-        inference.laplace(posterior, init=found, progress=False)
-    with pytest.raises(ValueError, match="freeze"):
         bp.photometry(scene, found)
+    post = inference.laplace(posterior, init=found, draws=400, progress=False)
+    np.testing.assert_allclose(
+        post.posterior["all.x"].mean(("chain", "draw")), found.params["all.x"], atol=np.max(found.std["all.x"])
+    )
+    scene.save(tmp_path / "scene.h5", fit=found)
+    _, again = bp.Scene.load(tmp_path / "scene.h5")
+    assert again.params["all.x"].tolist() == found.params["all.x"].tolist()
+    assert abs(again.hessian.entries - found.hessian.entries).max() == 0
+    assert abs(again.covariance - found.covariance).max() == 0
+    monkeypatch.setattr("bayesprof.inference.whitening._MOST", 100)
+    with pytest.raises(ValueError, match="freeze"):
+        inference.laplace(posterior, init=found, progress=False)
 
 
 def test_a_scene_whose_sources_all_meet_keeps_full_matrices(image, monkeypatch):
