@@ -22,6 +22,14 @@ from bayesprof.inference.sparse_matrix import SparseMatrix
 _SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
 FEW = 12  # parameters, up to which two gradients for each cost less than the Hessian's graph does once
+SINGULAR = (
+    "Failed: the curvature is singular, the data and the priors don't determine every parameter; hold one, or give it "
+    "a narrower prior."
+)
+NO_MAXIMUM = (
+    "Failed: the exact Hessian isn't positive definite, this is a saddle or a flat direction and no maximum; try other "
+    "starting values (init=), or starts=4 with lm."
+)
 _AT_MAXIMUM = 1e-4  # Newton decrement of an end within a hundredth of a standard deviation of the maximum
 
 
@@ -73,7 +81,7 @@ class Fit:
     hessian : Tensor, shape (D, D), or SparseMatrix
         Minus the Hessian of the log density there, positive definite.
     hessian_kind : str
-        "exact", or "gauss-newton" where the exact one isn't positive definite, or too large.
+        "exact", or "gauss-newton" where the exact one isn't positive definite, or too large to be known.
     curvature_ratio : tuple of float
         Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear
         model; NaN where it is too large.
@@ -226,15 +234,9 @@ def fit_at(
         inside = (factor @ relative @ factor.T)[free][:, free]
         maximum = bool(torch.linalg.cholesky_ex(inside).info == 0)
     if converged and singular:
-        message = (
-            "Failed: the curvature is singular, the data and the priors don't determine every parameter; hold one, or "
-            f"give it a narrower prior. ({message})"
-        )
+        message = f"{SINGULAR} ({message})"
     elif converged and not maximum:
-        message = (
-            "Failed: the exact Hessian isn't positive definite, this is a saddle or a flat direction and no maximum; "
-            f"try other starting values (init=), or starts=4 with lm. ({message})"
-        )
+        message = f"{NO_MAXIMUM} ({message})"
     hessian = 0.5 * (hessian + hessian.T)
     summary = posterior.summary(z)
     chi2 = [float(value) for value in summary.chi_square.values()]
@@ -334,8 +336,8 @@ def positive_curvature(information: Any, prior: Any, layout: Layout | None = Non
     return ((vectors * values.abs()) @ vectors.T) * torch.outer(root, root)
 
 
-def exact_hessian(target: Density, z: Tensor, gauss_newton: Any) -> Tensor | None:
-    """Minus the Hessian of the log density at `z`; None where it isn't positive definite, or too large."""
+def exact_hessian(target: Density, z: Tensor, gauss_newton: Any) -> Any:
+    """Minus the Hessian of the log density at `z`; None where it isn't positive definite, or isn't worth its cost."""
     if isinstance(gauss_newton, SparseMatrix):
         return None
     factor, failed = torch.linalg.cholesky_ex(gauss_newton)

@@ -7,6 +7,7 @@ Nielsen 1999, IMM-REP-1999-05).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from bayesprof.inference.fit import (
 )
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.sparse_fit import SparseTarget, keeps_sparse, sparse_fit_at
+from bayesprof.inference.sparse_fit import SparseTarget, sparse_fit_at, sparse_target
 from bayesprof.inference.sparse_matrix import SparseMatrix
 from bayesprof.threads import one_thread
 
@@ -36,6 +37,9 @@ _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
 _CLOSE = 3e-5  # that at which the exact Hessian is taken
 _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it leaves about the square
+_ROUNDS = 4  # exact Hessians of a curvature kept sparse, until steps by them lead to the maximum
+_CLOSING = 0.3  # a decrement, as a fraction of the last, above which steps by one Hessian end
+_SAME = 1e-3  # the decrement up to which a Hessian is that of the maximum, to some percent of the farthest source's
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
@@ -118,10 +122,13 @@ def lm(
     points = [start_at(posterior, init)]
     points += [posterior.prior_draw(other) for other in seeds_from(seed, starts - 1)]
     target = constrained(posterior, constraints, points[0])
-    sparse = SparseTarget(posterior) if target is posterior and keeps_sparse(posterior, points[0]) else None
-    climbs = [climb(target, point, decrement=_CLOSE) if sparse is None else climb(sparse, point) for point in points]
+    sparse = sparse_target(posterior, points[0]) if target is posterior else None
+    climbs = [
+        climb(target, point, decrement=_CLOSE) if sparse is None else climb(sparse, point, decrement=_NEAR)
+        for point in points
+    ]
     best = max(climbs, key=lambda end: (end.log_density > float("-inf"), end.log_density))
-    found = _at_summit(target, best) if sparse is None else sparse_fit_at(sparse, **best._asdict())
+    found = _at_summit(target, best) if sparse is None else _at_sparse_summit(sparse, best)
     if starts > 1:
         ends = ", ".join(f"{end.log_density:.2f}" for end in sorted(climbs, key=lambda end: -end.log_density))
         return replace(found, message=f"{found.message} Best of {starts} starts, which ended at log densities {ends}.")
@@ -164,17 +171,53 @@ def _at_summit(target: Posterior | Constrained, near: Climb) -> Fit:
     """
     found = curvature_at(target, near.z, near.gauss_newton)
     if near.converged and found.decrement < _LAST:
-        end = near._replace(
-            z=near.z + found.step,
-            log_density=found.log_density + 0.5 * found.decrement,
-            message=f"Converged: Newton decrement {found.decrement:.1e} before the last step.",
-        )
+        end = _stepped(near, found.step, found.decrement, found.log_density)
     elif near.converged:
         rest = climb(target, near.z)
         return fit_at(target, **rest._replace(iterations=near.iterations + rest.iterations)._asdict())
     else:
         end = near
     return fit_at(target, **end._asdict(), curvature=found)
+
+
+def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:
+    """As :func:`_at_summit`, of a curvature kept sparse, whose exact form costs as much as several steps: it is made
+    early, and steps by it go on with a gradient each. Where it isn't known, or leads nowhere, the rest of the climb.
+    """
+    if not near.converged:
+        return sparse_fit_at(target, **near._asdict())
+    end = near
+    for _ in range(_ROUNDS):
+        value, gradient, hessian = target.hessian(end.z)
+        factor = None if hessian is None else hessian.factor()
+        if factor is None:
+            break
+        farthest, previous = 0.0, math.inf
+        while True:
+            step = factor.solve(gradient)
+            found = float(gradient @ step)
+            if found < _LAST:
+                end = _stepped(end, step, found, float(value))
+                if farthest > _SAME:
+                    hessian = target.hessian(end.z)[2]
+                return sparse_fit_at(target, **end._asdict(), hessian=hessian)
+            if not found < _CLOSING * previous:
+                break
+            farthest, previous = max(farthest, found), found
+            end = end._replace(z=end.z + step, iterations=end.iterations + 1)
+            value, gradient = target.value_and_grad(end.z)
+    rest = climb(target, near.z)
+    rest = rest._replace(iterations=near.iterations + rest.iterations)
+    return sparse_fit_at(target, **rest._asdict(), hessian=target.hessian(rest.z)[2])
+
+
+def _stepped(near: Climb, step: Tensor, decrement: float, log_density: float) -> Climb:
+    """The end of a climb after the last step, from where the log density is the one given."""
+    return near._replace(
+        z=near.z + step,
+        log_density=log_density + 0.5 * decrement,
+        message=f"Converged: Newton decrement {decrement:.1e} before the last step.",
+    )
 
 
 def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, decrement: float = _DECREMENT) -> Climb:

@@ -13,6 +13,8 @@ import torch
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference import Posterior
+from bayesprof.inference.sparse_hessian import sparse_hessian
+from bayesprof.inference.sparse_matrix import SparseMatrix
 
 PSF = bp.datasets.moffat_stamp(3.0, side=15)
 NAMES = ("a", "b", "c", "d")
@@ -308,13 +310,18 @@ def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch, tmp_path)
     found = inference.lm(posterior)
     assert found.converged
     assert "sparse" in found.message
-    assert found.hessian_kind == "gauss-newton"
-    assert found.log_density == pytest.approx(full.log_density, abs=1e-4)
+    assert found.hessian_kind == "exact"
+    assert found.log_density == pytest.approx(full.log_density, abs=1e-6)
     torch.testing.assert_close(found.chi2, full.chi2, rtol=1e-6, atol=0)
     assert found.labels == full.labels
-    # errors of the Gauss-Newton curvature, those of the full matrix
+    # errors of the exact Hessian, which isn't the Gauss-Newton one
+    *_, hessian = posterior.hessian(found.z)
     _, _, information, prior = posterior.expansion(found.z)
-    inverse = torch.linalg.inv(information + prior)
+    scale = hessian.diagonal().rsqrt()
+    missed = torch.outer(scale, scale) * (hessian - information - prior)
+    assert missed.abs().max() > 0.015
+    assert (torch.outer(scale, scale) * (found.hessian.dense() - hessian)).abs().max() < 1e-4
+    inverse = torch.linalg.inv(found.hessian.dense())
     slopes = torch.cat([posterior.summary(found.z).slopes[site.name] for site in posterior.sites], dim=1)
     covariance = (slopes.T @ inverse @ slopes).numpy()
     kept = found.covariance.toarray()
@@ -343,6 +350,56 @@ def test_a_sparse_fit_ends_where_the_full_one_does(field, monkeypatch, tmp_path)
 def test_a_scene_whose_sources_all_meet_keeps_full_matrices(image, monkeypatch):
     monkeypatch.setattr("bayesprof.inference.sparse_fit._MANY", 10)
     assert "sparse" not in inference.lm(both(image, galaxies(n=1.0))[1]).message
+
+
+def far_from_its_data(means, sites):
+    """A model of one observed site for each of `means`, functions of the values of `sites`, and its sparse Hessian
+    beside the exact one at a point away from the data.
+    """
+
+    def model():
+        drawn = {name: pyro.sample(name, law) for name, law in sites.items()}
+        for i, mean in enumerate(means):
+            pyro.sample(f"data{i}", dist.Normal(mean(drawn), 0.5).to_event(1), obs=torch.arange(2.0, 5.0).double())
+
+    posterior = Posterior(model)
+    z = torch.linspace(-0.4, 0.7, posterior.size, dtype=torch.float64)
+    _, gradient, *both = posterior.sparse_expansion(z)
+    *_, hessian = posterior.hessian(z)
+    return sparse_hessian(posterior, z, gradient, *map(SparseMatrix, both)), hessian
+
+
+def curve(a, b):
+    """Three values that depend on two numbers, bent in both."""
+    return torch.stack([(2 * a).exp(), a * b, b**2])
+
+
+NORMAL = dist.Normal(torch.zeros(6, dtype=torch.float64), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sites", "means"),
+    [
+        ({"a": NORMAL, "b": NORMAL}, [lambda at, i=i: curve(at["a"][i], at["b"][i]) for i in range(6)]),
+        (
+            {f"{name}{i}": dist.Normal(torch.zeros((), dtype=torch.float64), 1.0) for name in "ab" for i in range(6)},
+            [lambda at, i=i: curve(at[f"a{i}"], at[f"b{i}"]) for i in range(6)],
+        ),
+        (
+            {"a": NORMAL, "b": NORMAL, "level": dist.Normal(torch.zeros((), dtype=torch.float64), 1.0)},
+            [lambda at, i=i: curve(at["a"][i], at["b"][i]) * at["level"] for i in range(6)],
+        ),
+    ],
+    ids=["vectors", "scalars", "with one that all depend on"],
+)
+def test_a_hessian_by_differences_is_the_exact_one(sites, means):
+    found, exact = far_from_its_data(means, sites)
+    torch.testing.assert_close(found.dense(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+
+
+def test_a_hessian_that_sources_are_not_enough_for_is_not_known():
+    found, _ = far_from_its_data([lambda at, i=i: curve(at["a"][i], at["a"][i + 1]) for i in range(5)], {"a": NORMAL})
+    assert found is None
 
 
 def test_a_sparse_fit_that_nothing_determines_is_told(monkeypatch):
