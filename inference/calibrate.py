@@ -20,21 +20,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayesprof.inference.calibration import JOINT, Calibration
+from bayesprof.inference.chains import Options, sample_chains
 from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
+from bayesprof.inference.kernels import SplitHMC
 from bayesprof.inference.laplace import student_t
 from bayesprof.inference.lm import lm
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
 from bayesprof.inference.whitening import whitened_at
 
 _PROPOSALS = 640  # of the Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
-_SAMPLED = 200  # draws of a chain, of eight, where it isn't trusted
+_CHAINS, _WARMUP = 8, 150  # of the sampler, where it isn't trusted
+_SAMPLED, _MOST_SAMPLED = 100, 1000  # draws of a chain, extended while fewer are effective in all than are ranked among
 _ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
 _DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first
@@ -223,9 +225,12 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
         return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
     # compiled once for all simulations, which repays it where those of one fit wouldn't
-    post = split_hmc(
-        posterior, init=fit, draws=_SAMPLED, seed=seed, progress=False, target_acceptance=_ACCEPTANCE, compile=True
-    )
+    options = Options(
+        init=fit, draws=_SAMPLED, warmup=_WARMUP, chains=_CHAINS, seed=seed, progress=False, compile=True,
+        checkpoint=None, max_draws=_MOST_SAMPLED, max_seconds=None,
+        enough=lambda z: z[..., 0].numel() >= draws and _least_ess(z) >= draws,
+    )  # fmt: skip
+    post = sample_chains("calibrate", SplitHMC(_ACCEPTANCE), posterior, (), {}, options)
     diverging = float(post["sample_stats"]["diverging"].mean())
     # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
     verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
@@ -250,11 +255,14 @@ def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor
             f"calibrate: expected a method that returns {draws} draws or more, got {len(flat)}; take more, or give a "
             "lower draws= to calibrate"
         )
-    if z.ndim == 3 and bool(z.isfinite().all()):
-        ess = min(float(az.ess(z[..., i].cpu().numpy())) for i in range(posterior.size))
-        if verdict == "ok" and not ess >= draws:
-            verdict = f"an ESS below {draws}: the ranks aren't those of independent draws"
+    if verdict == "ok" and z.ndim == 3 and bool(z.isfinite().all()) and not _least_ess(z) >= draws:
+        verdict = f"an ESS below {draws}: the ranks aren't those of independent draws"
     return flat[torch.linspace(0, len(flat) - 1, draws).round().long()], verdict
+
+
+def _least_ess(z: Tensor) -> float:
+    """Smallest ESS of an entry of draws (chains, draws, D)."""
+    return min(float(az.ess(z[..., i].cpu().numpy())) for i in range(z.shape[-1]))
 
 
 def _unconstrained(post: az.InferenceData, posterior: Posterior) -> Tensor:

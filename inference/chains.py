@@ -29,8 +29,8 @@ from bayesprof.inference.whitening import DISPERSION, Whitened, whitened_at
 from bayesprof.threads import one_thread
 
 WARMUP = 100
-_LEARN_FROM, _LEARN_AT = 0.2, 0.6  # the part of warm-up whose draws refine the mass matrix
-_PRIOR_DRAWS_PER_DIMENSION = 10  # what the Hessian counts for in it
+_LEARNING = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.8))  # the parts of warm-up whose draws refine the mass matrix
+_PRIOR_DRAWS_PER_DIMENSION = 3  # what the Hessian, or the matrix before, counts for in it
 _HALVINGS = 14  # of a start that lies too far out; after the last it is the centre
 _BLOCK = 20  # transitions between looks at the clock
 
@@ -49,6 +49,8 @@ class Options:
     checkpoint: str | Path | None
     max_draws: int | None
     max_seconds: float | None
+    enough: Callable[[Tensor], bool] | None = None
+    """Whether draws (chains, draws, D) needn't be extended; by the verdict where None."""
 
 
 def sample_chains(
@@ -175,9 +177,10 @@ class _Run:
         now, averaged = adaptation.get_state()
         step_size = torch.exp(averaged if here.step == self.warmup else now)
         here = replace(here, step_size=step_size, adaptation=vars(adaptation))
-        first, last = int(_LEARN_FROM * self.warmup), int(_LEARN_AT * self.warmup)
-        if here.step != last:
+        part = next((part for part in _LEARNING if here.step == int(part[1] * self.warmup)), None)
+        if part is None:
             return here
+        first, last = (int(end * self.warmup) for end in part)
         seen = torch.as_tensor(np.stack([entry["position"] for entry in self.entries[first:last]], axis=1))
         learned = here.whitened.learned(
             seen.to(here.state.position), prior_draws=_PRIOR_DRAWS_PER_DIMENSION * self.posterior.size
@@ -197,7 +200,11 @@ class _Run:
             return self.warmup + options.draws
         if options.max_seconds is not None and time.monotonic() - self.began > options.max_seconds:
             return goal
-        if quick_verdict(self.posterior, *self._drawn(), self.kernel.target_acceptance).ok:
+        draws, stats = self._drawn()
+        verdict = options.enough or (
+            lambda draws: quick_verdict(self.posterior, draws, stats, self.kernel.target_acceptance).ok
+        )
+        if verdict(draws):
             return goal
         more = goal + options.draws
         return more if most is None else min(more, self.warmup + most)
