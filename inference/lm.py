@@ -37,8 +37,9 @@ _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
 _CLOSE = 3e-5  # that at which the exact Hessian is taken
 _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it leaves about the square
-_ROUNDS = 4  # exact Hessians of a curvature kept sparse, until steps by them lead to the maximum
+_ROUNDS = 8  # exact Hessians of a curvature kept sparse, until steps by them lead to the maximum
 _CLOSING = 0.3  # a decrement, as a fraction of the last, above which steps by one Hessian end
+_ROUNDING = 1e-12  # of a log density
 _SAME = 1e-3  # the decrement up to which a Hessian is that of the maximum, to some percent of the farthest source's
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
@@ -189,7 +190,8 @@ def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:
     end = near
     for _ in range(_ROUNDS):
         value, gradient, hessian = target.hessian(end.z)
-        factor = None if hessian is None else hessian.factor()
+        positive = None if hessian is None else hessian.positive()
+        factor = None if positive is None else positive.factor()
         if factor is None:
             break
         farthest, previous = 0.0, math.inf
@@ -203,11 +205,16 @@ def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:
                 return sparse_fit_at(target, **end._asdict(), hessian=hessian)
             if not found < _CLOSING * previous:
                 break
+            reached, slope = target.value_and_grad(end.z + step)
+            if not reached - value > -_ROUNDING * abs(value):
+                break
             farthest, previous = max(farthest, found), found
             end = end._replace(z=end.z + step, iterations=end.iterations + 1)
-            value, gradient = target.value_and_grad(end.z)
-    rest = climb(target, near.z)
-    rest = rest._replace(iterations=near.iterations + rest.iterations)
+            value, gradient = reached, slope
+        if not farthest:  # not a step of this Hessian led up
+            break
+    rest = climb(target, end.z)
+    rest = rest._replace(iterations=end.iterations + rest.iterations)
     return sparse_fit_at(target, **rest._asdict(), hessian=target.hessian(rest.z)[2])
 
 

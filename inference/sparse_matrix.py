@@ -9,11 +9,14 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse
 import torch
-from scipy.sparse import csc_array
+from scipy.sparse import coo_array, csc_array
 from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
 _SINGULAR = 1e-13  # a pivot, relative to the diagonal, that may be rounding
+_FLATTEST = 1e-3  # an eigenvalue, where the diagonal is 1, that a part is made positive with
+_PART = 1000  # entries of such a part
+_REPAIRS = 20  # of them
 _TOGETHER = 8  # columns solved for at once: SuperLU takes longer for each of more, and of fewer
 
 
@@ -48,16 +51,63 @@ class SparseMatrix:
 
     def factor(self, ridge: float = 0.0) -> SparseFactor | None:
         """Its factors with a `ridge` on the diagonal, 1 in their units; None where it isn't positive definite."""
-        root = np.sqrt(np.maximum(self.entries.diagonal(), 1e-30))
+        root = self._root()
+        factors = self._factors(root, ridge)
+        if factors is None or not np.isfinite(factors.U.data).all():
+            return None
+        return SparseFactor(factors, root) if (factors.U.diagonal() > _SINGULAR).all() else None
+
+    def positive(self) -> SparseMatrix | None:
+        """This where it is positive definite; where some entries make it indefinite with those that they meet, the
+        eigenvalues of that part by their size, and the rest as it is. None where the part is no small one.
+        """
+        matrix, reach = self, 1
+        for _ in range(_REPAIRS):
+            root = matrix._root()
+            factors = matrix._factors(root, 0.0)
+            if factors is None or not np.isfinite(factors.U.data).all():
+                return None
+            # a negative pivot stands for a negative eigenvalue of what was eliminated so far
+            bad = np.flatnonzero(factors.U.diagonal()[factors.perm_c] <= _SINGULAR)
+            if not len(bad):
+                return matrix
+            part = matrix._around(bad, reach)
+            if len(part) > _PART:
+                return None
+            units = root[part]
+            values, vectors = np.linalg.eigh(matrix.entries[part][:, part].toarray() / np.outer(units, units))
+            lifted = np.maximum(np.abs(values), _FLATTEST) - values
+            if values.min() > _FLATTEST:  # what it meets further on has to do with it
+                reach += 1
+                continue
+            change = coo_array((vectors * lifted) @ vectors.T * np.outer(units, units))
+            rows, columns = (part[place] for place in change.coords)
+            added = coo_array((change.data, (rows, columns)), shape=matrix.entries.shape)
+            matrix = SparseMatrix((matrix.entries + added).tocsc())
+        return None
+
+    def _root(self) -> np.ndarray:
+        """Units in which the diagonal is 1, or less where it is negative."""
+        return np.sqrt(np.maximum(np.abs(self.entries.diagonal()), 1e-30))
+
+    def _factors(self, root: np.ndarray, ridge: float) -> SuperLU | None:
         units = scipy.sparse.diags_array(1 / root)
         scaled = (units @ self.entries @ units + ridge * scipy.sparse.eye_array(len(root))).tocsc()
         try:
             # without pivoting, which a positive definite matrix doesn't need, its factors are those of Cholesky
-            factors = splu(scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+            return splu(scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         except RuntimeError:  # exactly singular
             return None
-        positive = np.isfinite(factors.U.data).all() and (factors.U.diagonal() > _SINGULAR).all()
-        return SparseFactor(factors, root) if positive else None
+
+    def _around(self, entries: np.ndarray, reach: int) -> np.ndarray:
+        """The `entries`, those that they meet, and so on, `reach` times; of what meets most others only itself."""
+        counts = np.diff(self.entries.indptr)
+        found = entries
+        for _ in range(reach):
+            near = found[counts[found] <= max(0.5 * len(counts), 1)]
+            meeting = [self.entries.indices[self.entries.indptr[i] : self.entries.indptr[i + 1]] for i in near]
+            found = np.unique(np.concatenate([found, *meeting]))
+        return found
 
 
 class SparseFactor:

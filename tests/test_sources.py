@@ -8,6 +8,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 
 import bayesprof as bp
@@ -400,6 +401,42 @@ def test_a_hessian_by_differences_is_the_exact_one(sites, means):
 def test_a_hessian_that_sources_are_not_enough_for_is_not_known():
     found, _ = far_from_its_data([lambda at, i=i: curve(at["a"][i], at["a"][i + 1]) for i in range(5)], {"a": NORMAL})
     assert found is None
+
+
+def test_an_indefinite_part_of_a_sparse_matrix_is_made_positive_and_the_rest_left_alone():
+    rng = np.random.default_rng(3)
+    blocks = [rng.normal(size=(4, 4)) for _ in range(20)]
+    blocks = [block @ block.T + np.eye(4) for block in blocks]
+    blocks[7] = np.eye(4)
+    blocks[7][0, 1] = blocks[7][1, 0] = 2.0  # eigenvalues 3 and -1
+    matrix = scipy.sparse.block_diag(blocks, format="csc").tolil()
+    matrix[79, :] = matrix[:, 79] = 0.01  # meets all
+    matrix[79, 79] = 5.0
+    matrix = SparseMatrix(scipy.sparse.csc_array(matrix))
+    assert matrix.factor() is None
+    positive = matrix.positive()
+    assert positive.factor() is not None
+    changed = np.abs(positive.entries - matrix.entries).toarray() > 0
+    assert set(np.flatnonzero(changed.any(0))) <= {28, 29, 30, 31, 79}
+    inside = slice(28, 32)
+    found = np.linalg.eigvalsh(positive.entries[inside, inside].toarray())
+    np.testing.assert_allclose(found, [1, 1, 1, 3], rtol=1e-3)
+    assert positive.positive() is positive
+
+
+def test_a_sparse_fit_leaves_a_saddle(monkeypatch):
+    """Where data of 1 are squares of numbers close to 0, the Gauss-Newton curvature sees next to nothing."""
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._MANY", 3)
+    monkeypatch.setattr("bayesprof.inference.sparse_fit._SPARSE", 2.0)
+
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, torch.full((12,), 10.0, dtype=torch.float64)).to_event(1))
+        pyro.sample("data", dist.Normal(x**2, 0.1).to_event(1), obs=torch.ones(12).double())
+
+    fit = inference.lm(model, init={"x": torch.full((12,), 1e-3, dtype=torch.float64)})
+    assert fit.converged
+    assert fit.hessian_kind == "exact"
+    np.testing.assert_allclose(fit.params["x"], 1.0, atol=1e-3)
 
 
 def test_a_sparse_fit_that_nothing_determines_is_told(monkeypatch):
