@@ -8,16 +8,18 @@ maximum, with the covariance carried over linearly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyro
+import scipy.sparse
 import torch
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from pyro import poutine
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from bayesprof.estimate import is_sky, lights_at, point_estimate
@@ -28,7 +30,7 @@ from bayesprof.scene import Scene
 from bayesprof.values import site_values
 
 _MAGNITUDE = 2.5 / math.log(10)
-_TOGETHER = 512  # draws computed at once
+_TOGETHER = 512  # draws, or derivatives, computed at once
 
 
 def photometry(scene: Scene, result: Any, *, image: str | None = None) -> Table:
@@ -331,18 +333,13 @@ def _of_fit(measured: _Measured, fit: Any) -> dict[str, np.ndarray]:
     labels = [label.partition("[")[0] for label in fit.labels]
     sites = list(dict.fromkeys(site for site in labels if site in measured.values))
     rows = [i for site in sites for i, label in enumerate(labels) if label == site]
-    if not isinstance(fit.covariance, np.ndarray):
-        raise ValueError(
-            f"photometry: expected a fit with the covariance of all its parameters, got the sparse one of "
-            f"{fit.covariance.shape[0]}; fit part of the field, or hold most of it by scene.freeze(names, fit)"
-        )
-    covariance = fit.covariance[np.ix_(rows, rows)]
+    covariance = fit.covariance[rows][:, rows]
     basic = {name: value.cpu().numpy() for name, value in measured(measured.values).items()}
     slopes = _slopes(measured, sites)
     found = _with_calibration(measured, basic)
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes |= {
-            name: -_MAGNITUDE * slopes[of] / basic[of][:, None]
+            name: _rows_times(-_MAGNITUDE / basic[of], slopes[of])
             for name, of in (("magnitude", "flux"), ("mean_mu", "mean_brightness"))
             if name in found
         }
@@ -350,33 +347,53 @@ def _of_fit(measured: _Measured, fit: Any) -> dict[str, np.ndarray]:
         slopes["r_eff_arcsec"] = slopes["r_eff"] * image.pixel_scale
     columns: dict[str, np.ndarray] = {}
     for name, value in found.items():
-        spread = np.einsum("ri,ij,rj->r", slopes[name], covariance, slopes[name])
-        columns |= {name: value, f"{name}_error": np.sqrt(spread)}
+        columns |= {name: value, f"{name}_error": _errors(slopes[name], covariance)}
     if image.wcs is not None:
         columns |= _sky_of_fit(image, basic, slopes, covariance)
     return columns
 
 
-def _slopes(measured: _Measured, sites: list[str]) -> dict[str, np.ndarray]:
+def _errors(slopes: csr_array, covariance: Any) -> np.ndarray:
+    """Standard deviations of quantities with those slopes (rows, entries), from a covariance, sparse or not: one that
+    is sparse holds those of each source's own entries.
+    """
+    return np.sqrt(np.asarray(slopes.multiply(slopes @ covariance).sum(axis=1)).ravel())
+
+
+def _rows_times(factors: np.ndarray, slopes: csr_array) -> csr_array:
+    return (scipy.sparse.diags_array(factors) @ slopes).tocsr()
+
+
+def _slopes(measured: _Measured, sites: list[str]) -> dict[str, csr_array]:
     """Derivatives of the basic quantities along all entries of the `sites`, shape (rows, entries)."""
-    held = {site: value for site, value in measured.values.items() if site not in sites}
+    counts = [measured.values[site].numel() for site in sites]
+    size, rows = sum(counts), len(measured.rows)
     if not sites:
-        return {name: np.zeros((len(measured.rows), 0)) for name in _BASIC}
+        return {name: csr_array((rows, 0)) for name in _BASIC}
 
-    def of(free: dict[str, Tensor]) -> dict[str, Tensor]:
-        return measured({**held, **free})
+    def along(entry: Tensor) -> dict[str, Tensor]:
+        """Derivatives along one entry."""
+        tangent = torch.zeros(size, dtype=like.dtype, device=like.device).index_fill(0, entry, 1.0)
+        tangents = {
+            site: some.reshape(measured.values[site].shape)
+            for site, some in zip(sites, tangent.split(counts), strict=True)
+        }
+        own = {site: measured.values[site] for site in sites}
+        found: dict[str, Tensor] = torch.func.jvp(
+            lambda free: measured({**measured.values, **free}), (own,), (tangents,)
+        )[1]
+        return found
 
-    derivatives: Callable[..., Any] = torch.func.jacfwd(of)
-    found = derivatives({site: measured.values[site] for site in sites})
-    rows = len(measured.rows)
-    return {
-        name: np.concatenate([found[name][site].reshape(rows, -1).cpu().numpy() for site in sites], axis=1)
-        for name in _BASIC
-    }
+    like = measured.values[sites[0]]
+    parts: dict[str, list[csr_array]] = {name: [] for name in _BASIC}
+    for entries in torch.arange(size, device=like.device).split(_TOGETHER):
+        for name, some in torch.func.vmap(along)(entries).items():
+            parts[name].append(csr_array(some.T.cpu().numpy()))
+    return {name: scipy.sparse.hstack(some, format="csr") for name, some in parts.items()}
 
 
 def _sky_of_fit(
-    image: Image, basic: Mapping[str, np.ndarray], slopes: Mapping[str, np.ndarray], covariance: np.ndarray
+    image: Image, basic: Mapping[str, np.ndarray], slopes: Mapping[str, csr_array], covariance: Any
 ) -> dict[str, np.ndarray]:
     """ra and dec, and their errors by differences of the WCS over half a pixel to both sides."""
     x, y = basic["x"], basic["y"]
@@ -390,6 +407,6 @@ def _sky_of_fit(
     by_x, by_y = offsets(0.5, 0.0), offsets(0.0, 0.5)
     columns: dict[str, np.ndarray] = {}
     for i, (name, value) in enumerate((("ra", here.ra.deg), ("dec", here.dec.deg))):
-        slope = by_x[i][:, None] * slopes["x"] + by_y[i][:, None] * slopes["y"]
-        columns |= {name: value, f"{name}_error": np.sqrt(np.einsum("ri,ij,rj->r", slope, covariance, slope))}
+        slope = _rows_times(by_x[i], slopes["x"]) + _rows_times(by_y[i], slopes["y"])
+        columns |= {name: value, f"{name}_error": _errors(slope, covariance)}
     return columns
