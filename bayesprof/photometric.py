@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -19,7 +19,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from pyro import poutine
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from bayesprof.estimate import is_sky, lights_at, point_estimate
@@ -167,7 +167,7 @@ class _Measured:
         for name in self.names:
             parts = name.split(".")
             wholes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-            if self._member(name):  # of many sources, which are no one galaxy together
+            if self.member(name):  # of many sources, which are no one galaxy together
                 wholes = [name]
             self.rows += [whole for whole in wholes if whole not in self.rows]
 
@@ -183,7 +183,7 @@ class _Measured:
         quantities: dict[str, list[Tensor]] = {name: [] for name in _BASIC}
         for row in self.rows:
             members = [name for name in self.names if within(name, row)]
-            top = row if self._member(row) else row.partition(".")[0]
+            top = row if self.member(row) else row.partition(".")[0]
             whole = [name for name in self.names if within(name, top)]
             flux, of_all = (sum((fluxes[name] for name in names), torch.zeros_like(nan)) for names in (members, whole))
             x, y = _centre(lights[members[0]], nan)
@@ -199,7 +199,7 @@ class _Measured:
         """A parameter of the component `row`, or of the member of one: drawn or recorded, held by
         :meth:`Scene.freeze`, or given as a number.
         """
-        owner, place = self._member(row) or (row, None)
+        owner, place = self.member(row) or (row, None)
         site = f"{owner}.{name}"
         component: Any = self.scene.components.get(owner)
         if name in getattr(component, "varied", {}):
@@ -219,7 +219,7 @@ class _Measured:
             )
         return value.to(otherwise)
 
-    def _member(self, row: str) -> tuple[Any, int] | None:
+    def member(self, row: str) -> tuple[Any, int] | None:
         """The component that `row` is a member of, and its place there."""
         owner, _, member = row.rpartition(".")
         labels = getattr(getattr(self.scene.components.get(owner), "axis", None), "labels", ())
@@ -365,31 +365,79 @@ def _rows_times(factors: np.ndarray, slopes: csr_array) -> csr_array:
 
 
 def _slopes(measured: _Measured, sites: list[str]) -> dict[str, csr_array]:
-    """Derivatives of the basic quantities along all entries of the `sites`, shape (rows, entries)."""
-    counts = [measured.values[site].numel() for site in sites]
+    """Derivatives of the basic quantities along all entries of the `sites`, shape (rows, entries).
+
+    Those of the members of a component, as thousands of sources are, are taken together: each along one parameter of
+    all. A derivative along a random direction shows whether a member's row depends on its own entries alone.
+    """
+    values = measured.values
+    counts = [values[site].numel() for site in sites]
     size, rows = sum(counts), len(measured.rows)
     if not sites:
         return {name: csr_array((rows, 0)) for name in _BASIC}
+    like = values[sites[0]]
+    own = {site: values[site] for site in sites}
 
-    def along(entry: Tensor) -> dict[str, Tensor]:
-        """Derivatives along one entry."""
-        tangent = torch.zeros(size, dtype=like.dtype, device=like.device).index_fill(0, entry, 1.0)
-        tangents = {
-            site: some.reshape(measured.values[site].shape)
-            for site, some in zip(sites, tangent.split(counts), strict=True)
-        }
-        own = {site: measured.values[site] for site in sites}
-        found: dict[str, Tensor] = torch.func.jvp(
-            lambda free: measured({**measured.values, **free}), (own,), (tangents,)
-        )[1]
-        return found
+    def along(tangent: Tensor) -> dict[str, Tensor]:
+        parts = zip(sites, tangent.split(counts), strict=True)
+        tangents = {site: part.reshape(values[site].shape) for site, part in parts}
+        found = torch.func.jvp(lambda free: measured({**values, **free}), (own,), (tangents,))[1]
+        return {name: some.double() for name, some in found.items()}
 
-    like = measured.values[sites[0]]
-    parts: dict[str, list[csr_array]] = {name: [] for name in _BASIC}
-    for entries in torch.arange(size, device=like.device).split(_TOGETHER):
-        for name, some in torch.func.vmap(along)(entries).items():
-            parts[name].append(csr_array(some.T.cpu().numpy()))
-    return {name: scipy.sparse.hstack(some, format="csr") for name, some in parts.items()}
+    def found_with(steps: list[_Step]) -> dict[str, csr_array]:
+        parts: dict[str, list[Any]] = {name: [] for name in _BASIC}
+        for start in range(0, len(steps), _TOGETHER):
+            some = steps[start : start + _TOGETHER]
+            tangents = like.new_zeros(len(some), size)
+            for tangent, step in zip(tangents, some, strict=True):
+                tangent[torch.from_numpy(step.entries).to(like.device)] = 1.0
+            for name, derivatives in torch.func.vmap(along)(tangents).items():
+                for step, derivative in zip(some, derivatives.cpu().numpy(), strict=True):
+                    parts[name].append((derivative[step.rows], (step.rows, step.entries)))
+        return {name: _assembled(some, (rows, size)) for name, some in parts.items()}
+
+    slopes = found_with(_steps(measured, sites, counts, together=True))
+    direction = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], size)).to(like)
+    for name, expected in along(direction).items():
+        found = slopes[name] @ direction.double().cpu().numpy()
+        if not np.allclose(found, expected.cpu().numpy(), rtol=1e-4, atol=1e-12, equal_nan=True):
+            return found_with(_steps(measured, sites, counts, together=False))
+    return slopes
+
+
+class _Step(NamedTuple):
+    """Entries that a derivative is taken along at once, and the row that each of them shows in: (n,), or of one entry
+    all rows.
+    """
+
+    entries: np.ndarray
+    rows: np.ndarray
+
+
+def _steps(measured: _Measured, sites: list[str], counts: list[int], *, together: bool) -> list[_Step]:
+    """Those along all entries of the `sites`: of members of a component `together`, where asked for."""
+    row_of = {measured.member(row): number for number, row in enumerate(measured.rows)}
+    steps, start = [], 0
+    for site, count in zip(sites, counts, strict=True):
+        owner = site.rpartition(".")[0]
+        labels = getattr(getattr(measured.scene.components.get(owner), "axis", None), "labels", ())
+        numbers = [row_of[owner, place] for place in range(len(labels)) if (owner, place) in row_of]
+        entries = start + np.arange(count)
+        if together and numbers and len(numbers) == len(labels) == len(measured.values[site]):
+            steps += [_Step(some, np.array(numbers)) for some in entries.reshape(len(numbers), -1).T]
+        else:
+            every = np.arange(len(measured.rows))
+            steps += [_Step(np.array([entry]), every) for entry in entries]
+        start += count
+    return steps
+
+
+def _assembled(parts: list[Any], shape: tuple[int, int]) -> csr_array:
+    """A matrix of values at rows and columns, of which one part may have a single column."""
+    values = np.concatenate([some for some, _ in parts])
+    rows = np.concatenate([place[0] for _, place in parts])
+    columns = np.concatenate([np.broadcast_to(place[1], len(place[0])) for _, place in parts])
+    return coo_array((values, (rows, columns)), shape=shape).tocsr()
 
 
 def _sky_of_fit(
