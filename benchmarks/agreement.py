@@ -84,7 +84,7 @@ def prior(parameter: str, truth: Any) -> Any:
 
 
 def psf() -> np.ndarray:
-    """A Moffat PSF with a FWHM of 3 pixels, 13 by 15 pixels, sum 1."""
+    """A Moffat PSF with a FWHM of 2 pixels, 13 by 15 pixels, sum 1."""
     y, x = np.mgrid[-6:7, -7:8].astype(float)
     image = (1 + (x**2 + y**2) / 3.4) ** -2.8
     return image / image.sum()

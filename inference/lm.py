@@ -37,10 +37,10 @@ _MAX_ITERATIONS = 200
 _DECREMENT = 1e-8  # converged when g^T H^-1 g, twice the expected gain in log density, falls below
 _CLOSE = 3e-5  # that at which the exact Hessian is taken
 _LAST = 1e-7  # that at which it is the maximum's, to 1e-4, and a step by it leaves about the square
-_ROUNDS = 8  # exact Hessians of a curvature kept sparse, until steps by them lead to the maximum
+_ROUNDS = 12  # exact Hessians of a curvature kept sparse, until steps by them lead to the maximum
 _CLOSING = 0.3  # a decrement, as a fraction of the last, above which steps by one Hessian end
+_SHORTER = (1.0, 0.5, 0.25, 0.1, 0.03)  # parts of a step by that Hessian that are tried, until one leads up
 _ROUNDING = 1e-12  # of a log density
-_SAME = 1e-3  # the decrement up to which a Hessian is that of the maximum, to some percent of the farthest source's
 _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has converged for all purposes
 # below this decrement steps aren't damped, and when it falls by less than this factor, the exact Hessian takes over
 _NEAR, _SLOW = 1.0, 0.1
@@ -194,28 +194,35 @@ def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:
         factor = None if positive is None else positive.factor()
         if factor is None:
             break
-        farthest, previous = 0.0, math.inf
+        moved, previous = False, math.inf
         while True:
             step = factor.solve(gradient)
             found = float(gradient @ step)
             if found < _LAST:
                 end = _stepped(end, step, found, float(value))
-                if farthest > _SAME:
+                if moved:  # it is that of another point
                     hessian = target.hessian(end.z)[2]
                 return sparse_fit_at(target, **end._asdict(), hessian=hessian)
             if not found < _CLOSING * previous:
                 break
-            reached, slope = target.value_and_grad(end.z + step)
-            if not reached - value > -_ROUNDING * abs(value):
+            shortened = next((part for part in _SHORTER if _rises(target, end.z + part * step, value)), None)
+            if shortened is None:
                 break
-            farthest, previous = max(farthest, found), found
-            end = end._replace(z=end.z + step, iterations=end.iterations + 1)
-            value, gradient = reached, slope
-        if not farthest:  # not a step of this Hessian led up
+            moved, previous = True, found
+            end = end._replace(z=end.z + shortened * step, iterations=end.iterations + 1)
+            value, gradient = target.value_and_grad(end.z)
+            if shortened < 1:
+                break
+        if not moved:  # not a step of this Hessian led up
             break
     rest = climb(target, end.z)
     rest = rest._replace(iterations=end.iterations + rest.iterations)
     return sparse_fit_at(target, **rest._asdict(), hessian=target.hessian(rest.z)[2])
+
+
+def _rises(target: SparseTarget, z: Tensor, value: Tensor) -> bool:
+    """Whether the log density at `z` is no lower than `value`, but for rounding."""
+    return bool(target.log_density(z) - value > -_ROUNDING * abs(value))
 
 
 def _stepped(near: Climb, step: Tensor, decrement: float, log_density: float) -> Climb:

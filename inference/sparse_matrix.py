@@ -14,7 +14,7 @@ from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
 _SINGULAR = 1e-13  # a pivot, relative to the diagonal, that may be rounding
-_FLATTEST = 1e-3  # an eigenvalue, where the diagonal is 1, that a part is made positive with
+_FLATTEST = 0.02  # an eigenvalue, where the diagonal is 1, that a part is made positive with
 _PART = 1000  # entries of such a part
 _REPAIRS = 20  # of them
 _TOGETHER = 8  # columns solved for at once: SuperLU takes longer for each of more, and of fewer

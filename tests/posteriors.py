@@ -370,7 +370,7 @@ LIKELIHOODS = {
 
 def component_scene(name: str, likelihood: str = "gaussian") -> bp.Scene:
     """One component on 20 rows of 24 pixels with a noise of 1, or Poisson's, over a known sky of 5 where it is none;
-    the PSF is a Moffat function with a FWHM of 3 pixels. A PSF model takes its place, and is seen on a star. Shapes
+    the PSF is a Moffat function with a FWHM of 2 pixels. A PSF model takes its place, and is seen on a star. Shapes
     have their default prior.
     """
     image = bp.Image(
