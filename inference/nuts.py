@@ -40,7 +40,8 @@ def nuts(
         A fit, whose Hessian is used; or values to start :func:`lm` from; None starts it from the model.
     draws, warmup : int
         Draws kept, and draws of warm-up before them (100 by default), per chain. Warm-up adapts the step size of
-        each chain and refines the mass matrix, in which the Hessian counts for as much as 10 draws a parameter.
+        each chain and refines the mass matrix three times, where draws show that it is off: what it was, at first by
+        the Hessian, counts for as much as 3 draws a parameter.
     chains : int
         Number of chains, started 1.5 standard deviations around the maximum and evaluated as one batch.
     seed : int
