@@ -185,6 +185,22 @@ class Scene:
         found = self.views[image].lights(seen, offsets.get(image))
         return {name: on_their_own(light) for name, light in found.items()}
 
+    def doubts(self, params: Any = None) -> str | None:
+        """What makes the image at `params`, as of :meth:`predict`, less exact than it is meant to be, and the remedy:
+        windows whose detail is too little for a galaxy as flat as there. None where nothing does.
+        """
+        short: dict[str, tuple[float, float]] = {}
+        for image, view in self.views.items():
+            if not view.in_full_detail:
+                short |= view.short_of_detail(self.lights_in(image, params))
+        if not short:
+            return None
+        found = "; ".join(f"{name} has detail={has:.3g} and needs {needs:.3g}" for name, (has, needs) in short.items())
+        return (
+            f"windows have too little detail for galaxies this flat, whose images are off by more than 1e-4: {found}; "
+            "fit again with that (scene.with_windows)"
+        )
+
     def predict(self, params: Any = None, *, components: Any = None, image: str | None = None) -> Any:
         """Noiseless model image, shape (ny, nx), image units; of several images, a mapping from their names.
 

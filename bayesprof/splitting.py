@@ -28,6 +28,7 @@ from bayesprof.transfer import Axis, Places, to_pixels
 from bayesprof.window import Window
 
 _DETAIL = 15.0  # pixels, times the axis ratio: half as much again as needed, for fits that go on to a flatter galaxy
+_NEEDED = 10.0  # pixels, times the axis ratio, that keep the error below 1e-4
 _FLATTEST = 0.05
 _LARGE = 96  # pixels, below which a window isn't worth taking apart
 _CUTS = (2, 4, 8)  # the broad part ends at the Nyquist frequency over one of these
@@ -115,6 +116,12 @@ def with_detail(window: Window, axis_ratio: float | None) -> Window:
     if axis_ratio is None or max(window.shape) < _LARGE:
         return window
     return replace(window, detail=_DETAIL / max(axis_ratio, _FLATTEST))
+
+
+def enough_detail(light: Light) -> float:
+    """Least detail of a window in which a light is rendered to 1e-4, pixels; 0 where it is smooth nowhere."""
+    ratio = flattest(light)
+    return 0.0 if ratio is None else _NEEDED / max(ratio, _FLATTEST)
 
 
 def flattest(light: Light) -> float | None:

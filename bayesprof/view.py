@@ -62,6 +62,15 @@ class View:
         inside = {name: window for name, window in windows.items() if window is not None}
         self._render_windows = WindowedRenderer(image, inside, drawn)
 
+    @property
+    def in_full_detail(self) -> bool:
+        """Whether no window has less than full detail."""
+        return self._render_windows.full
+
+    def short_of_detail(self, lights: Mapping[str, Light]) -> dict[str, tuple[float, float]]:
+        """What :meth:`WindowedRenderer.short_of_detail` finds of `lights` in the pixels of this image."""
+        return self._render_windows.short_of_detail(lights)
+
     def draw_psf(self) -> PSF | None:
         """The PSF in place of the image's, its parameters drawn by Pyro."""
         if self.psf is None:

@@ -18,7 +18,7 @@ from bayesprof.light import Background, Light, Part
 from bayesprof.placing import placed
 from bayesprof.psf import PSF
 from bayesprof.rendering import Renderer, renderer_for
-from bayesprof.splitting import Splitter
+from bayesprof.splitting import Splitter, enough_detail
 from bayesprof.window import Window
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -27,9 +27,12 @@ _SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 @dataclass(frozen=True)
 class _Size:
-    """Windows of one size: the rows `y` and columns `x` of their first pixels, by component."""
+    """Windows of one size: the rows `y` and columns `x` of their first pixels, by component; and the `detail` of all of
+    them, None where it is full.
+    """
 
     renderer: Renderer
+    detail: float | None
     y: Mapping[str, int]
     x: Mapping[str, int]
 
@@ -56,12 +59,30 @@ class WindowedRenderer:
         split = Splitter(image)
         self.sizes = [
             _Size(
-                _with_detail(renderer_for(image, psf, shape=shape), details[shape], split),
+                *_with_detail(renderer_for(image, psf, shape=shape), details[shape], split),
                 {name: y for name, (y, _) in found.items()},
                 {name: x for name, (_, x) in found.items()},
             )
             for shape, found in corners.items()
         ]
+
+    @property
+    def full(self) -> bool:
+        """Whether all windows are rendered in full detail."""
+        return all(size.detail is None for size in self.sizes)
+
+    def short_of_detail(self, lights: Mapping[str, Light]) -> dict[str, tuple[float, float]]:
+        """The detail that a window has, and that which it would need, of those of the `lights` that are too flat for
+        theirs.
+        """
+        found = {
+            name: (size.detail, enough_detail(lights[name]))
+            for size in self.sizes
+            if size.detail is not None
+            for name in size.y
+            if name in lights
+        }
+        return {name: (has, needs) for name, (has, needs) in found.items() if needs > has}
 
     def __call__(self, lights: Mapping[str, Light], psf: PSF | None = None) -> Tensor | float:
         """Image of those of the `lights`, by component, that have windows; shape (ny, nx), or 0 where none has.
@@ -85,10 +106,13 @@ class WindowedRenderer:
         return placed(arrays, tops, lefts, *self.shape) if arrays else 0.0
 
 
-def _with_detail(renderer: Renderer, details: Sequence[float | None], split: Splitter) -> Renderer:
-    """`renderer`, for windows of one shape, with the detail that all of them need."""
+def _with_detail(renderer: Renderer, details: Sequence[float | None], split: Splitter) -> tuple[Renderer, float | None]:
+    """`renderer`, for windows of one shape, with the detail that all of them need; and that, None where it is full."""
     distances = [detail for detail in details if detail is not None]
-    return split(renderer, max(distances)) if len(distances) == len(details) else renderer
+    if len(distances) < len(details):
+        return renderer, None
+    found = split(renderer, max(distances))
+    return found, None if found is renderer else max(distances)
 
 
 def _seen_from(part: Any, name: str, x: int, y: int) -> Part:

@@ -100,8 +100,10 @@ def to_inference_data(
         idata["sample_stats"][name] = ("step", trace)
     idata.attrs.update(attrs or {})
     verdict = judge(idata, names=latent, target_acceptance=target_acceptance)
+    doubts = model.doubts(idata) if hasattr(model, "doubts") else None
+    failures = [*filter(None, (failure, doubts)), *([] if verdict.ok else [verdict.text])]
     facts = {
-        "verdict": verdict.text if failure is None else "; ".join([failure, *([] if verdict.ok else [verdict.text])]),
+        "verdict": "; ".join(failures) or verdict.text,
         "inference_library": "bayesprof",
         "inference_library_version": version("bayesprof"),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -150,6 +150,12 @@ def moments_at(
     return params, stds, (along.T @ along).cpu().numpy(), labels
 
 
+def with_doubts(posterior: Posterior, params: Mapping[str, Any], message: str) -> str:
+    """A fit's message, and what its model says against its values (``model.doubts``)."""
+    doubts = posterior.model.doubts(params) if hasattr(posterior.model, "doubts") else None
+    return message if doubts is None else f"{message} But {doubts}."
+
+
 def start_at(posterior: Posterior, init: Mapping[str, Any] | Fit | None) -> Tensor:
     """`z` to start from, shape (D,): a fit's values, or those of :meth:`Posterior.initial`."""
     if isinstance(init, Fit):
@@ -254,7 +260,7 @@ def fit_at(
         chi2=sum(chi2) if known and chi2 else None,
         dof=dof,
         converged=converged and maximum,
-        message=message,
+        message=with_doubts(posterior, params, message),
         iterations=iterations,
         log_density=log_density,
         z=z,

@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from bayesprof.inference.fit import NO_MAXIMUM, SINGULAR, Fit, entry_labels
+from bayesprof.inference.fit import NO_MAXIMUM, SINGULAR, Fit, entry_labels, with_doubts
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.sparse_hessian import sparse_hessian
 from bayesprof.inference.sparse_matrix import SparseMatrix
@@ -93,6 +93,7 @@ def sparse_fit_at(
         std = np.sqrt((slopes[name] @ covariance).multiply(slopes[name]).sum(axis=1)).reshape(tuple(value.shape))
         params[name] = value.item() if value.ndim == 0 else value.cpu().numpy()
         stds[name] = float(std) if value.ndim == 0 else std
+    message = f"{message} Its curvature is sparse{'' if hessian is not None else ', the Gauss-Newton one'}."
     chi2 = [float(value) for value in chi_square.values()]
     known = len(chi2) == len(posterior.observed)
     return Fit(
@@ -103,7 +104,7 @@ def sparse_fit_at(
         chi2=sum(chi2) if known and chi2 else None,
         dof=posterior.observed_count - posterior.size,
         converged=converged,
-        message=f"{message} Its curvature is sparse{'' if hessian is not None else ', the Gauss-Newton one'}.",
+        message=with_doubts(posterior, params, message),
         iterations=iterations,
         log_density=log_density,
         z=z,

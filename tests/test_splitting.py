@@ -229,6 +229,26 @@ def test_positions_that_are_not_numbers_give_a_density_that_is_none(posteriors):
 # -- windows
 
 
+def test_a_result_says_so_where_a_galaxy_is_too_flat_for_the_detail_of_its_window():
+    def fitted(q: float, detail: float | None = 20.0, radius: float = 95.0):
+        size = (1 - q) / (1 + q)
+        galaxy = models.sersic(
+            x=100.0, y=95.0, r_eff=12.0, n=1.5, ellipticity=[size, 0.0], flux=dist.LogNormal(10.5, 0.5)
+        )
+        windows = {"galaxy": bp.Window.around(100.0, 95.0, radius, detail=detail)}
+        scene = bp.Scene(observed(), windows=windows, sky=models.flat_sky(level=0.0), galaxy=galaxy)
+        return scene, inference.lm(scene)
+
+    scene, fit = fitted(0.3)
+    assert fit.converged
+    assert "galaxy has detail=20 and needs 33.3" in fit.message
+    post = inference.laplace(scene, init=fit, draws=400, progress=False)
+    assert "needs 33.3" in post.attrs["verdict"]
+    for scene, fit in (fitted(0.6), fitted(0.3, detail=None), fitted(0.3, radius=20.0)):
+        assert scene.doubts(fit) is None
+        assert "detail" not in fit.message
+
+
 def test_windows_of_bright_light_have_the_detail_of_their_axis_ratio():
     image = observed()
     wide = scene(None, image)
