@@ -9,28 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyro
-import scipy.sparse
 import torch
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from pyro import poutine
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from bayesprof.estimate import is_sky, lights_at, point_estimate
 from bayesprof.group import within
 from bayesprof.image import Image
 from bayesprof.light import Lattice, Light
+from bayesprof.row_slopes import errors_of, rows_times, slopes_of
 from bayesprof.scene import Scene
 from bayesprof.values import site_values
 
 _MAGNITUDE = 2.5 / math.log(10)
-_TOGETHER = 512  # draws, or derivatives, computed at once
+_TOGETHER = 512  # draws computed at once
 
 
 def photometry(scene: Scene, result: Any, *, image: str | None = None) -> Table:
@@ -167,7 +167,7 @@ class _Measured:
         for name in self.names:
             parts = name.split(".")
             wholes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-            if self.member(name):  # of many sources, which are no one galaxy together
+            if self._member(name):  # of many sources, which are no one galaxy together
                 wholes = [name]
             self.rows += [whole for whole in wholes if whole not in self.rows]
 
@@ -183,7 +183,7 @@ class _Measured:
         quantities: dict[str, list[Tensor]] = {name: [] for name in _BASIC}
         for row in self.rows:
             members = [name for name in self.names if within(name, row)]
-            top = row if self.member(row) else row.partition(".")[0]
+            top = row if self._member(row) else row.partition(".")[0]
             whole = [name for name in self.names if within(name, top)]
             flux, of_all = (sum((fluxes[name] for name in names), torch.zeros_like(nan)) for names in (members, whole))
             x, y = _centre(lights[members[0]], nan)
@@ -199,7 +199,7 @@ class _Measured:
         """A parameter of the component `row`, or of the member of one: drawn or recorded, held by
         :meth:`Scene.freeze`, or given as a number.
         """
-        owner, place = self.member(row) or (row, None)
+        owner, place = self._member(row) or (row, None)
         site = f"{owner}.{name}"
         component: Any = self.scene.components.get(owner)
         if name in getattr(component, "varied", {}):
@@ -219,11 +219,22 @@ class _Measured:
             )
         return value.to(otherwise)
 
-    def member(self, row: str) -> tuple[Any, int] | None:
+    def _member(self, row: str) -> tuple[Any, int] | None:
         """The component that `row` is a member of, and its place there."""
         owner, _, member = row.rpartition(".")
-        labels = getattr(getattr(self.scene.components.get(owner), "axis", None), "labels", ())
+        labels = self._labels(owner)
         return (owner, labels.index(member)) if member in labels else None
+
+    def member_rows(self, site: str) -> list[int]:
+        """The row of each member of the component that a site is of, along the site's first axis; none where it isn't
+        one of members, or they aren't seen.
+        """
+        owner = site.rpartition(".")[0]
+        members = [f"{owner}.{label}" for label in self._labels(owner)]
+        return [self.rows.index(member) for member in members] if set(members) <= set(self.rows) else []
+
+    def _labels(self, owner: str) -> tuple[str, ...]:
+        return getattr(getattr(self.scene.components.get(owner), "axis", None), "labels", ())
 
     def _value(self, trace: Any, site: str, source: Any) -> Any:
         value = trace.nodes[site]["value"] if site in trace.nodes else self.scene.recipe.held.get(site, source)
@@ -335,11 +346,13 @@ def _of_fit(measured: _Measured, fit: Any) -> dict[str, np.ndarray]:
     rows = [i for site in sites for i, label in enumerate(labels) if label == site]
     covariance = fit.covariance[rows][:, rows]
     basic = {name: value.cpu().numpy() for name, value in measured(measured.values).items()}
-    slopes = _slopes(measured, sites)
+    own = {site: measured.values[site] for site in sites}
+    rows_of = {site: measured.member_rows(site) for site in sites}
+    slopes = slopes_of(lambda free: measured({**measured.values, **free}), own, rows_of, _BASIC, len(measured.rows))
     found = _with_calibration(measured, basic)
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes |= {
-            name: _rows_times(-_MAGNITUDE / basic[of], slopes[of])
+            name: rows_times(-_MAGNITUDE / basic[of], slopes[of])
             for name, of in (("magnitude", "flux"), ("mean_mu", "mean_brightness"))
             if name in found
         }
@@ -347,97 +360,10 @@ def _of_fit(measured: _Measured, fit: Any) -> dict[str, np.ndarray]:
         slopes["r_eff_arcsec"] = slopes["r_eff"] * image.pixel_scale
     columns: dict[str, np.ndarray] = {}
     for name, value in found.items():
-        columns |= {name: value, f"{name}_error": _errors(slopes[name], covariance)}
+        columns |= {name: value, f"{name}_error": errors_of(slopes[name], covariance)}
     if image.wcs is not None:
         columns |= _sky_of_fit(image, basic, slopes, covariance)
     return columns
-
-
-def _errors(slopes: csr_array, covariance: Any) -> np.ndarray:
-    """Standard deviations of quantities with those slopes (rows, entries), from a covariance, sparse or not: one that
-    is sparse holds those of each source's own entries.
-    """
-    return np.sqrt(np.asarray(slopes.multiply(slopes @ covariance).sum(axis=1)).ravel())
-
-
-def _rows_times(factors: np.ndarray, slopes: csr_array) -> csr_array:
-    return (scipy.sparse.diags_array(factors) @ slopes).tocsr()
-
-
-def _slopes(measured: _Measured, sites: list[str]) -> dict[str, csr_array]:
-    """Derivatives of the basic quantities along all entries of the `sites`, shape (rows, entries).
-
-    Those of the members of a component, as thousands of sources are, are taken together: each along one parameter of
-    all. A derivative along a random direction shows whether a member's row depends on its own entries alone.
-    """
-    values = measured.values
-    counts = [values[site].numel() for site in sites]
-    size, rows = sum(counts), len(measured.rows)
-    if not sites:
-        return {name: csr_array((rows, 0)) for name in _BASIC}
-    like = values[sites[0]]
-    own = {site: values[site] for site in sites}
-
-    def along(tangent: Tensor) -> dict[str, Tensor]:
-        parts = zip(sites, tangent.split(counts), strict=True)
-        tangents = {site: part.reshape(values[site].shape) for site, part in parts}
-        found = torch.func.jvp(lambda free: measured({**values, **free}), (own,), (tangents,))[1]
-        return {name: some.double() for name, some in found.items()}
-
-    def found_with(steps: list[_Step]) -> dict[str, csr_array]:
-        parts: dict[str, list[Any]] = {name: [] for name in _BASIC}
-        for start in range(0, len(steps), _TOGETHER):
-            some = steps[start : start + _TOGETHER]
-            tangents = like.new_zeros(len(some), size)
-            for tangent, step in zip(tangents, some, strict=True):
-                tangent[torch.from_numpy(step.entries).to(like.device)] = 1.0
-            for name, derivatives in torch.func.vmap(along)(tangents).items():
-                for step, derivative in zip(some, derivatives.cpu().numpy(), strict=True):
-                    parts[name].append((derivative[step.rows], (step.rows, step.entries)))
-        return {name: _assembled(some, (rows, size)) for name, some in parts.items()}
-
-    slopes = found_with(_steps(measured, sites, counts, together=True))
-    direction = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], size)).to(like)
-    for name, expected in along(direction).items():
-        found = slopes[name] @ direction.double().cpu().numpy()
-        if not np.allclose(found, expected.cpu().numpy(), rtol=1e-4, atol=1e-12, equal_nan=True):
-            return found_with(_steps(measured, sites, counts, together=False))
-    return slopes
-
-
-class _Step(NamedTuple):
-    """Entries that a derivative is taken along at once, and the row that each of them shows in: (n,), or of one entry
-    all rows.
-    """
-
-    entries: np.ndarray
-    rows: np.ndarray
-
-
-def _steps(measured: _Measured, sites: list[str], counts: list[int], *, together: bool) -> list[_Step]:
-    """Those along all entries of the `sites`: of members of a component `together`, where asked for."""
-    row_of = {measured.member(row): number for number, row in enumerate(measured.rows)}
-    steps, start = [], 0
-    for site, count in zip(sites, counts, strict=True):
-        owner = site.rpartition(".")[0]
-        labels = getattr(getattr(measured.scene.components.get(owner), "axis", None), "labels", ())
-        numbers = [row_of[owner, place] for place in range(len(labels)) if (owner, place) in row_of]
-        entries = start + np.arange(count)
-        if together and numbers and len(numbers) == len(labels) == len(measured.values[site]):
-            steps += [_Step(some, np.array(numbers)) for some in entries.reshape(len(numbers), -1).T]
-        else:
-            every = np.arange(len(measured.rows))
-            steps += [_Step(np.array([entry]), every) for entry in entries]
-        start += count
-    return steps
-
-
-def _assembled(parts: list[Any], shape: tuple[int, int]) -> csr_array:
-    """A matrix of values at rows and columns, of which one part may have a single column."""
-    values = np.concatenate([some for some, _ in parts])
-    rows = np.concatenate([place[0] for _, place in parts])
-    columns = np.concatenate([np.broadcast_to(place[1], len(place[0])) for _, place in parts])
-    return coo_array((values, (rows, columns)), shape=shape).tocsr()
 
 
 def _sky_of_fit(
@@ -455,6 +381,6 @@ def _sky_of_fit(
     by_x, by_y = offsets(0.5, 0.0), offsets(0.0, 0.5)
     columns: dict[str, np.ndarray] = {}
     for i, (name, value) in enumerate((("ra", here.ra.deg), ("dec", here.dec.deg))):
-        slope = _rows_times(by_x[i], slopes["x"]) + _rows_times(by_y[i], slopes["y"])
-        columns |= {name: value, f"{name}_error": _errors(slope, covariance)}
+        slope = rows_times(by_x[i], slopes["x"]) + rows_times(by_y[i], slopes["y"])
+        columns |= {name: value, f"{name}_error": errors_of(slope, covariance)}
     return columns

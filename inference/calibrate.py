@@ -154,6 +154,7 @@ def calibrate(
     identity = {
         "method": "calibrate", "by": _name(method), "simulate": _name(given), "start": start, "seed": seed,
         "draws": draws, "model": posterior.fingerprint,
+        "default": None if method is not None else [_PROPOSALS, _EFFICIENT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE],
     }  # fmt: skip
     with nullcontext() if checkpoint is None else Checkpoint(checkpoint, identity) as saved:
         tally = Tally(saved)

@@ -81,7 +81,8 @@ class Fit:
     hessian : Tensor, shape (D, D), or SparseMatrix
         Minus the Hessian of the log density there, positive definite.
     hessian_kind : str
-        "exact", or "gauss-newton" where the exact one isn't positive definite, or too large to be known.
+        "exact", or "gauss-newton" where the exact one isn't positive definite, or isn't known, of
+        thousands of parameters.
     curvature_ratio : tuple of float
         Smallest and largest eigenvalue of the exact Hessian relative to the Gauss-Newton one; (1, 1) for a linear
         model; NaN where it is too large.

@@ -30,7 +30,7 @@ from bayesprof.inference.fit import (
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.sparse_fit import SparseTarget, sparse_fit_at, sparse_target
-from bayesprof.inference.sparse_matrix import SparseMatrix
+from bayesprof.inference.sparse_matrix import SparseFactor, SparseMatrix
 from bayesprof.threads import one_thread
 
 _MAX_ITERATIONS = 200
@@ -187,42 +187,48 @@ def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:
     """
     if not near.converged:
         return sparse_fit_at(target, **near._asdict())
-    end = near
+    end, hessian = near, None
     for _ in range(_ROUNDS):
         value, gradient, hessian = target.hessian(end.z)
         positive = None if hessian is None else hessian.positive()
         factor = None if positive is None else positive.factor()
         if factor is None:
             break
-        moved, previous = False, math.inf
-        while True:
-            step = factor.solve(gradient)
-            found = float(gradient @ step)
-            if found < _LAST:
-                end = _stepped(end, step, found, float(value))
-                if moved:  # it is that of another point
-                    hessian = target.hessian(end.z)[2]
-                return sparse_fit_at(target, **end._asdict(), hessian=hessian)
-            if not found < _CLOSING * previous:
-                break
-            shortened = next((part for part in _SHORTER if _rises(target, end.z + part * step, value)), None)
-            if shortened is None:
-                break
-            moved, previous = True, found
-            end = end._replace(z=end.z + shortened * step, iterations=end.iterations + 1)
-            value, gradient = target.value_and_grad(end.z)
-            if shortened < 1:
-                break
-        if not moved:  # not a step of this Hessian led up
+        before = end.iterations
+        end, ended = _by_one_hessian(target, factor, end, value, gradient)
+        moved = end.iterations > before
+        if ended:
+            exact = target.hessian(end.z)[2] if moved else hessian
+            return sparse_fit_at(target, **end._asdict(), hessian=exact)
+        if not moved:
             break
     rest = climb(target, end.z)
     rest = rest._replace(iterations=end.iterations + rest.iterations)
-    return sparse_fit_at(target, **rest._asdict(), hessian=target.hessian(rest.z)[2])
+    return sparse_fit_at(target, **rest._asdict(), hessian=None if hessian is None else target.hessian(rest.z)[2])
 
 
-def _rises(target: SparseTarget, z: Tensor, value: Tensor) -> bool:
-    """Whether the log density at `z` is no lower than `value`, but for rounding."""
-    return bool(target.log_density(z) - value > -_ROUNDING * abs(value))
+def _by_one_hessian(
+    target: SparseTarget, factor: SparseFactor, end: Climb, value: Tensor, gradient: Tensor
+) -> tuple[Climb, bool]:
+    """Steps by one Hessian, given its `factor`, from `end`, where the log density has that `value` and `gradient`, as
+    long as they close in and needn't be shortened; and whether they ended at the maximum.
+    """
+    previous, part = math.inf, 1.0
+    while True:
+        step = factor.solve(gradient)
+        found = float(gradient @ step)
+        if found < _LAST:
+            return _stepped(end, step, found, float(value)), True
+        if part < 1 or not found < _CLOSING * previous:
+            return end, False
+        for part in _SHORTER:
+            reached, slope = target.value_and_grad(end.z + part * step)
+            if bool(reached - value > -_ROUNDING * abs(value)):
+                break
+        else:
+            return end, False
+        end = end._replace(z=end.z + part * step, iterations=end.iterations + 1)
+        value, gradient, previous = reached, slope, found
 
 
 def _stepped(near: Climb, step: Tensor, decrement: float, log_density: float) -> Climb:

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.sites import Site
-from bayesprof.inference.sparse_matrix import SparseMatrix
+from bayesprof.inference.sparse_matrix import SparseMatrix, meet_most
 
 _STEP = 1e-5  # of a difference, in standard deviations of an entry given all others
 _MOST = 64  # differences; more are not worth it
-_MEETS_ALL = 0.5  # fraction of the others, above which an entry has a difference of its own
 _MISSED = 0.01  # of the Hessian along a random direction, above which it isn't known
 
 
@@ -48,7 +47,8 @@ def sparse_hessian(
     # in units in which the Hessian's diagonal is 1
     allowed = _MISSED * np.linalg.norm((known @ anywhere) * steps)
     alone, groups = _groups(information.entries)
-    for blocks in (_by_index(groups, posterior.sites), groups):
+    split = _by_index(groups, posterior.sites)
+    for blocks in (split,) if split == groups else (split, groups):
         probes = _probes(information.entries, alone, blocks)
         if len(probes) > _MOST:
             return None
@@ -70,13 +70,12 @@ class _Probe(NamedTuple):
 
 
 def _groups(information: csc_array) -> tuple[np.ndarray, list[list[int]]]:
-    """Whether an entry of z meets most others, as a sky does, (D,); and of those that don't the groups that meet the
-    same others, as the entries of one source do.
+    """Whether an entry of z meets most others and has a difference of its own, (D,); and of the rest the groups that
+    meet the same others, as the entries of one source do.
     """
-    counts = np.diff(information.indptr)
-    alone = counts > max(_MEETS_ALL * len(counts), 1)
+    alone = meet_most(information)
     groups: dict[bytes, list[int]] = {}
-    for column in np.flatnonzero(~alone & (counts > 0)):
+    for column in np.flatnonzero(~alone & (np.diff(information.indptr) > 0)):
         groups.setdefault(_rows(information, int(column)).tobytes(), []).append(int(column))
     return alone, list(groups.values())
 

@@ -17,6 +17,7 @@ _SINGULAR = 1e-13  # a pivot, relative to the diagonal, that may be rounding
 _FLATTEST = 0.02  # an eigenvalue, where the diagonal is 1, that a part is made positive with
 _PART = 1000  # entries of such a part
 _REPAIRS = 20  # of them
+_MOST = 0.5  # of the others, that an entry meets
 _TOGETHER = 8  # columns solved for at once: SuperLU takes longer for each of more, and of fewer
 
 
@@ -101,13 +102,19 @@ class SparseMatrix:
 
     def _around(self, entries: np.ndarray, reach: int) -> np.ndarray:
         """The `entries`, those that they meet, and so on, `reach` times; of what meets most others only itself."""
-        counts = np.diff(self.entries.indptr)
-        found = entries
+        widely, found = meet_most(self.entries), entries
         for _ in range(reach):
-            near = found[counts[found] <= max(0.5 * len(counts), 1)]
+            near = found[~widely[found]]
             meeting = [self.entries.indices[self.entries.indptr[i] : self.entries.indptr[i + 1]] for i in near]
             found = np.unique(np.concatenate([found, *meeting]))
         return found
+
+
+def meet_most(entries: csc_array) -> np.ndarray:
+    """Whether an entry of z meets most others in a matrix, as a sky does, (D,)."""
+    counts = np.diff(entries.indptr)
+    most: np.ndarray = counts > max(_MOST * len(counts), 1)
+    return most
 
 
 class SparseFactor:

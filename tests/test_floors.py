@@ -76,6 +76,7 @@ CORE = (
     "population",
     "estimate",
     "bright_windows",
+    "row_slopes",
     "photometric",
     "background",
     "blends",
