@@ -36,7 +36,7 @@ lint: .venv/installed-test
 
 # an installed copy: mypy can't follow the map from models/ to bayesprof.models in an editable install
 types: .venv/installed-test
-	rm -rf build/types && mkdir -p build/types
+	rm -rf build && mkdir -p build/types
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bayesprof
 

@@ -47,6 +47,7 @@ def run(component: str, likelihood: str, simulations: int, seed: int, checkpoint
         "draws": calibration.draws,
         "flagged": calibration.flagged,
         "missing": calibration.missing,
+        "lost": calibration.lost,
         "ranks": {name: ranks.tolist() for name, ranks in calibration.ranks.items()},
     }
 
@@ -54,7 +55,9 @@ def run(component: str, likelihood: str, simulations: int, seed: int, checkpoint
 def restored(report: dict[str, Any]) -> Calibration:
     """The calibration behind a report."""
     ranks = {name: np.array(values) for name, values in report["ranks"].items()}
-    return Calibration(ranks, report["draws"], report["simulations"], report["flagged"], report["missing"])
+    return Calibration(
+        ranks, report["draws"], report["simulations"], report["flagged"], report["missing"], report.get("lost", 0)
+    )
 
 
 def rows(report: dict[str, Any]) -> list[str]:

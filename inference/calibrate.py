@@ -25,13 +25,12 @@ from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
 from bayesprof.inference.kernels import SplitHMC
-from bayesprof.inference.laplace import student_t
-from bayesprof.inference.lm import lm
+from bayesprof.inference.lm import lm, starts_for
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
-from bayesprof.inference.whitening import whitened_at
 
 _PROPOSALS = 640  # of the Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
@@ -40,6 +39,7 @@ _SAMPLED, _MOST_SAMPLED = 100, 1000  # draws of a chain, extended while fewer ar
 _ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
 _DIVERGING = 0.01  # of them, above which a fit is flagged
 _STARTS = 4  # of a fit that didn't converge from the first
+_LOST = 8  # standard deviations of the draws' log densities, by which the truth's is above all of them
 _BATCH = 64  # draws evaluated together
 
 Outcome = az.InferenceData | Tensor | np.ndarray | tuple[Tensor | np.ndarray, str]
@@ -146,9 +146,12 @@ def calibrate(
         kept, verdict = _independent(outcome, replica, draws)
         if not bool(kept.isfinite().all()):
             return {"ranks": None, "missing": "draws that aren't finite"}
+        densities = torch.cat([replica.log_density(batch) for batch in kept.split(_BATCH)]).cpu().numpy()
+        true_density = float(replica.log_density(replica.unconstrain(truth)))
         return {
-            "ranks": _ranks(replica, truth, kept, fit_seed),
+            "ranks": _ranks(replica, truth, kept, (densities, true_density), fit_seed),
             "flagged": None if verdict == "ok" else verdict,
+            "lost": true_density - densities.max() > _LOST * densities.std(),
         }
 
     identity = {
@@ -176,7 +179,7 @@ def calibrate(
         raise ValueError(
             f"calibrate: expected draws from the fits, got none from all {simulations}: {dict(tally.missing)}"
         )
-    return Calibration(tally.columns(), draws, simulations, dict(tally.flagged), dict(tally.missing))
+    return Calibration(tally.columns(), draws, simulations, dict(tally.flagged), dict(tally.missing), tally.lost)
 
 
 def _name(function: Callable[..., Any] | None) -> str | None:
@@ -217,10 +220,10 @@ def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
 
 def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]) -> tuple[Tensor, str]:
     """Draws from an approximation that is close to the posterior, else from a sampler; and a verdict on them."""
-    fit = lm(posterior, init=init)
+    fit = lm(posterior, init=init, seed=seed, starts=starts_for(posterior))
     if not fit.converged:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
-    weighted = importance(posterior, *student_t(whitened_at(posterior, fit), _PROPOSALS, seed))
+    weighted = importance(posterior, *modes_at(posterior, fit).proposals(_PROPOSALS, seed))
     # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
     if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
@@ -275,15 +278,18 @@ def _unconstrained(post: az.InferenceData, posterior: Posterior) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def _ranks(posterior: Posterior, truth: Mapping[str, Tensor], draws: Tensor, seed: int) -> dict[str, int]:
-    """Number of draws (draws, D) below the truth, by label; among equals by lot."""
+def _ranks(
+    posterior: Posterior, truth: Mapping[str, Tensor], draws: Tensor, joint: tuple[np.ndarray, float], seed: int
+) -> dict[str, int]:
+    """Number of draws (draws, D) below the truth, by label; among equals by lot. `joint` : log densities of the draws
+    and of the truth.
+    """
     lot = np.random.default_rng(seed)
     pairs: dict[str, tuple[np.ndarray, float]] = {}
     for name, values in posterior.constrain(draws).items():
         flat, true = values.reshape(len(draws), -1).cpu().numpy(), truth[name].double().reshape(-1).cpu().numpy()
         pairs.update(zip(entry_labels(name, tuple(truth[name].shape)), zip(flat.T, true, strict=True), strict=True))
-    densities = torch.cat([posterior.log_density(batch) for batch in draws.split(_BATCH)])
-    pairs[JOINT] = densities.cpu().numpy(), float(posterior.log_density(posterior.unconstrain(truth)))
+    pairs[JOINT] = joint
     return {
         label: int((values < true).sum() + lot.integers((values == true).sum() + 1))
         for label, (values, true) in pairs.items()

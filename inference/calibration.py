@@ -39,6 +39,10 @@ class Calibration:
         How often, by reason, a fit failed by its own verdict. Its ranks count all the same.
     missing : dict
         How often, by reason, a fit gave no draws to rank.
+    lost : int
+        Fits that missed where the truth is: its log density lies above those of all draws by 8 of their standard
+        deviations, which draws from the posterior, of which the truth is one, never do. Ranks alone hardly show a few
+        of them.
     """
 
     ranks: dict[str, np.ndarray]
@@ -46,6 +50,7 @@ class Calibration:
     simulations: int
     flagged: dict[str, int]
     missing: dict[str, int]
+    lost: int = 0
 
     @property
     def coverage(self) -> dict[str, dict[float, float]]:
@@ -94,6 +99,11 @@ class Calibration:
                 f"{missing} of {self.simulations} fits gave no draws, which hides their ranks, most often: "
                 f"{_commonest(self.missing)}"
             )
+        if self.lost:
+            failures.append(
+                f"{self.lost} of {self.simulations} fits ended in a mode far below the truth; start them from several "
+                "points (inference.lm(model, starts=8)), or give priors that choose one mode"
+            )
         return "; ".join(failures) or "ok"
 
     @property
@@ -124,7 +134,8 @@ class Calibration:
     def __repr__(self) -> str:
         counts = f"{self.simulations} simulations, {self.draws} draws each"
         failed = (
-            f"{sum(self.flagged.values())} flagged by their own verdict, {sum(self.missing.values())} without draws"
+            f"{sum(self.flagged.values())} flagged by their own verdict, {sum(self.missing.values())} without draws, "
+            f"{self.lost} in a mode far below the truth"
         )
         errors = ", ".join(f"{100 * error:.1f}" for error in self.coverage_error.values())
         rows = "\n".join(self.table().pformat(show_dtype=False, max_lines=-1, max_width=-1))

@@ -24,14 +24,14 @@ from bayesprof.inference.export import quick_verdict, to_inference_data
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.kernels import Kernel, State
 from bayesprof.inference.lm import fitted
+from bayesprof.inference.modes import Modes, modes_at, restored_modes
 from bayesprof.inference.posterior import Posterior
-from bayesprof.inference.whitening import DISPERSION, Whitened, whitened_at
+from bayesprof.inference.randomness import seeds_from
 from bayesprof.threads import one_thread
 
 WARMUP = 100
 _LEARNING = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.8))  # the parts of warm-up whose draws refine the mass matrix
 _PRIOR_DRAWS_PER_DIMENSION = 3  # what the Hessian, or the matrix before, counts for in it
-_HALVINGS = 14  # of a start that lies too far out; after the last it is the centre
 _BLOCK = 20  # transitions between looks at the clock
 
 
@@ -75,15 +75,17 @@ def sample_chains(
 class _Point:
     """Where a run is after `step` transitions: all that the next one depends on.
 
-    `adaptation` : the numbers of the dual averaging of step sizes; `goal` : transitions to be made in all.
+    `labels` (chains,) : the mode in whose coordinates each chain is; `adaptation` : the numbers of the dual averaging
+    of step sizes; `goal` : transitions to be made in all.
     """
 
     step: int
     goal: int
     state: State
+    labels: Tensor
     step_size: Tensor
     adaptation: dict[str, Any]
-    whitened: Whitened
+    modes: Modes
 
 
 class _Run:
@@ -107,15 +109,17 @@ class _Run:
         options, posterior = self.options, self.posterior
         fit = fitted(posterior, options.init, options.seed)
         self.message = fit.message
-        whitened = whitened_at(posterior, fit)
+        modes = modes_at(posterior, fit)
+        state, labels = modes.dispersed(options.chains, options.seed)
         first = torch.full((options.chains,), self.kernel.first_step(posterior.size), dtype=torch.float64)
         return _Point(
             step=0,
             goal=self.warmup + options.draws,
-            state=_dispersed(whitened, options.chains, options.seed),
+            state=state,
+            labels=labels,
             step_size=first,
             adaptation=vars(DualAveraging(prox_center=torch.log(self.kernel.boldness * first))),
-            whitened=whitened,
+            modes=modes,
         )
 
     # -- running
@@ -160,13 +164,14 @@ class _Run:
         """One transition of all chains."""
         here = self.here
         seed = int(np.random.SeedSequence([self.options.seed, here.step]).generate_state(1)[0])
-        state, stats = self.kernel.transition(here.whitened, here.state, here.step_size, seed)
+        moved, stats = self.kernel.transition(here.modes.at(here.labels), here.state, here.step_size, seed)
+        state, labels = here.modes.jumped(moved, here.labels, seeds_from(seed, 1)[0])
         entry = {name: value.cpu().numpy() for name, value in stats.items()}
-        entry |= {"lp": -state.potential.cpu().numpy(), "step_size": here.step_size.numpy()}
-        entry["position"] = state.position.cpu().numpy()
+        entry |= {"lp": here.modes.log_density(state, labels).cpu().numpy(), "step_size": here.step_size.numpy()}
+        entry |= {"position": state.position.cpu().numpy(), "mode": labels.numpy()}
         del self.entries[here.step :]
         self.entries.append(entry)
-        there = replace(here, step=here.step + 1, state=state)
+        there = replace(here, step=here.step + 1, state=state, labels=labels)
         self.here = there if here.step >= self.warmup else self._adapted(there, stats["acceptance_rate"])
 
     def _adapted(self, here: _Point, acceptance: Tensor) -> _Point:
@@ -181,14 +186,16 @@ class _Run:
         if part is None:
             return here
         first, last = (int(end * self.warmup) for end in part)
-        seen = torch.as_tensor(np.stack([entry["position"] for entry in self.entries[first:last]], axis=1))
-        learned = here.whitened.learned(
-            seen.to(here.state.position), prior_draws=_PRIOR_DRAWS_PER_DIMENSION * self.posterior.size
+        seen, labels = (
+            torch.as_tensor(np.stack([entry[name] for entry in self.entries[first:last]], axis=1))
+            for name in ("position", "mode")
         )
-        if learned is here.whitened:
+        learned = here.modes.learned(
+            seen.to(here.state.position), labels, prior_draws=_PRIOR_DRAWS_PER_DIMENSION * self.posterior.size
+        )
+        if learned is here.modes:
             return here
-        position = learned.whiten(here.whitened.unwhiten(here.state.position))
-        return replace(here, whitened=learned, state=State(position, *learned.potential(position)))
+        return replace(here, modes=learned, state=here.modes.moved_to(learned, here.state, here.labels))
 
     def _extended(self) -> int:
         """The number of transitions to make in all, now that as many as meant are made."""
@@ -215,8 +222,11 @@ class _Run:
         """Draws in the unconstrained space, (chains, draws, D), and statistics, (chains, draws)."""
         stats = _stacked(self.entries[self.warmup : self.here.step])
         position = torch.as_tensor(stats.pop("position")).to(self.here.state.position)
+        draws = self.here.modes.unwhiten(position, torch.as_tensor(stats["mode"]))
+        if len(self.here.modes.each) == 1:
+            del stats["mode"]
         whole = {name: value.astype(int) for name, value in stats.items() if name in _WHOLE}
-        return self.here.whitened.unwhiten(position), {**stats, **whole}
+        return draws, {**stats, **whole}
 
     def _exported(self, complete: bool) -> az.InferenceData:
         draws, stats = self._drawn()
@@ -254,8 +264,10 @@ class _Run:
             "step": here.step,
             "goal": here.goal,
             "message": self.message,
-            "centre": here.whitened.centre.cpu().numpy(),
-            "factor": here.whitened.factor.cpu().numpy(),
+            "centres": torch.stack([one.centre for one in here.modes.each]).cpu().numpy(),
+            "factors": torch.stack([one.factor for one in here.modes.each]).cpu().numpy(),
+            "log_evidences": here.modes.log_evidences.cpu().numpy(),
+            "labels": here.labels.numpy(),
             "step_size": here.step_size.numpy(),
             "adaptation": {
                 name: value.numpy() if isinstance(value, Tensor) else value for name, value in here.adaptation.items()
@@ -280,11 +292,14 @@ class _Run:
                 name: tensor(value) if isinstance(value, np.ndarray) else value
                 for name, value in state["adaptation"].items()
             },
-            whitened=Whitened(self.posterior, tensor(state["centre"]).to(device), tensor(state["factor"]).to(device)),
+            labels=tensor(state["labels"]),
+            modes=restored_modes(
+                self.posterior, *(tensor(state[name]).to(device) for name in ("centres", "factors", "log_evidences"))
+            ),
         )
 
 
-_WHOLE = ("n_steps", "tree_depth")
+_WHOLE = ("n_steps", "tree_depth", "mode")
 _FEWEST_DRAWS = 4  # that an interrupted run returns
 
 
@@ -315,25 +330,6 @@ def _dual_averaging(numbers: Mapping[str, Any]) -> DualAveraging:
     adaptation = DualAveraging()
     vars(adaptation).update(numbers)
     return adaptation
-
-
-def _dispersed(whitened: Whitened, chains: int, seed: int) -> State:
-    """Starts around the centre, drawn nearer where the density isn't finite or far below that of a Gaussian."""
-    generator = torch.Generator().manual_seed(seed)
-    size = len(whitened.centre)
-    position = DISPERSION * torch.randn(chains, size, generator=generator, dtype=torch.float64).to(whitened.centre)
-    lowest, _ = whitened.potential(torch.zeros_like(position))
-    if not bool(lowest.isfinite().all()):
-        raise ValueError(
-            "expected a fit at a point of finite density, got one where it isn't; fit again with inference.lm"
-        )
-    for attempt in range(_HALVINGS):
-        potential, gradient = whitened.potential(position)
-        far = ~(potential < lowest + 5 * size + 50)
-        if not bool(far.any()):
-            break
-        position = torch.where(far[:, None], 0.5 * position if attempt < _HALVINGS - 2 else 0.0, position)
-    return State(position, potential, gradient)
 
 
 def _check(method: str, kernel: Kernel, options: Options) -> None:

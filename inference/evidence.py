@@ -18,12 +18,11 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import importance, systematic
-from bayesprof.inference.laplace import laplace_evidence, student_t
 from bayesprof.inference.lm import fitted
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.verdict import ESS, k_hat_limit
-from bayesprof.inference.whitening import whitened_at
 
 _METHODS = ("importance", "laplace", "smc")
 _ESS_KEPT = 0.5  # effective fraction of the particles that a step in temperature leaves
@@ -114,15 +113,14 @@ def evidence(
         return _by_smc(posterior, particles, seed, progress)
     fit = fitted(posterior, init, seed)
     if method == "laplace":
-        value = laplace_evidence(whitened_at(posterior, fit), fit.log_density)
+        value = modes_at(posterior, fit).log_evidence
         message = "Exact where the posterior is Gaussian; method='importance' says how far it is."
         return Evidence(value, np.nan, method, message if fit.converged else f"The fit failed: {fit.message}")
     return _by_importance(posterior, fit, 2 * particles, seed, progress)
 
 
 def _by_importance(posterior: Posterior, fit: Fit, proposals: int, seed: int, progress: bool) -> Evidence:
-    whitened = whitened_at(posterior, fit)
-    weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
+    weighted = importance(posterior, *modes_at(posterior, fit).proposals(proposals, seed), progress=progress)
     message = f"k-hat {weighted.k_hat:.2f}, {weighted.ess:.0f} effective draws."
     if not weighted.trusted:
         limit = k_hat_limit(proposals)

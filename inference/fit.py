@@ -88,6 +88,9 @@ class Fit:
         model; NaN where it is too large.
     path : ndarray or None
         Log density after each step of an optimiser or each cycle of :func:`iterate`; None where a method keeps none.
+    others : tuple of Fit
+        Other maxima that several starts of :func:`lm` led to, the highest first. Samplers that start from the fit go to
+        them as well.
     """
 
     params: dict[str, float | np.ndarray]
@@ -105,6 +108,7 @@ class Fit:
     hessian_kind: str
     curvature_ratio: tuple[float, float]
     path: np.ndarray | None = field(default=None, repr=False)
+    others: tuple[Fit, ...] = field(default=(), repr=False)
 
     def table(self) -> Table:
         """Parameters as an astropy table with columns parameter, value and std, one row per scalar."""

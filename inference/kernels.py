@@ -12,8 +12,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bayesprof.inference.whitening import Whitened
-
 DIVERGENCE = 1000.0
 """Energy error from which a trajectory counts as divergent, as in Stan and Pyro."""
 
@@ -26,6 +24,16 @@ class State(NamedTuple):
     position: Tensor
     potential: Tensor
     gradient: Tensor
+
+
+class Target(Protocol):
+    """What chains move in: a posterior in whitened coordinates."""
+
+    def potential(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the log density, shape (chains,), and its gradient, at `w` (chains, D); infinite and 0 where the
+        density isn't finite.
+        """
+        ...
 
 
 class Kernel(Protocol):
@@ -44,9 +52,7 @@ class Kernel(Protocol):
     @property
     def boldness(self) -> float: ...
     def first_step(self, size: int) -> float: ...
-    def transition(
-        self, target: Whitened, state: State, step_size: Tensor, seed: int
-    ) -> tuple[State, dict[str, Tensor]]:
+    def transition(self, target: Target, state: State, step_size: Tensor, seed: int) -> tuple[State, dict[str, Tensor]]:
         """The next state, and statistics of shape (chains,): acceptance_rate, energy, n_steps, diverging."""
         ...
 
@@ -77,9 +83,7 @@ class SplitHMC(NamedTuple):
     def first_step(self, size: int) -> float:
         return self.turn
 
-    def transition(
-        self, target: Whitened, state: State, step_size: Tensor, seed: int
-    ) -> tuple[State, dict[str, Tensor]]:
+    def transition(self, target: Target, state: State, step_size: Tensor, seed: int) -> tuple[State, dict[str, Tensor]]:
         draw = _Random(seed, state.position)
         momentum = draw.normal()
         steps = math.ceil(self.turn / float(step_size.median()) - 1e-6)
@@ -108,9 +112,7 @@ class MALA(NamedTuple):
     def first_step(self, size: int) -> float:
         return 1.65 * size ** (-1 / 6)
 
-    def transition(
-        self, target: Whitened, state: State, step_size: Tensor, seed: int
-    ) -> tuple[State, dict[str, Tensor]]:
+    def transition(self, target: Target, state: State, step_size: Tensor, seed: int) -> tuple[State, dict[str, Tensor]]:
         draw = _Random(seed, state.position)
         momentum = draw.normal()
         step = step_size[:, None]

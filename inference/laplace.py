@@ -1,10 +1,8 @@
 """The Laplace approximation, corrected and checked by importance sampling.
 
-Proposals come from a Student t with the centre and the curvature of the maximum: tails at least as heavy as most
-posteriors' keep the weights bounded where a Gaussian's are not. With as many degrees of freedom as dimensions, 10 at
-least, a Gaussian posterior keeps 86% of its effective draws in any dimension; k-hat of eight test posteriors, 0.3 to
-0.8 from a Gaussian, was -0.6 to 0.5 in seven of them and less in the eighth, and their effective draws changed by -4%
-to +130%.
+Proposals come from a Student t with the centre and the curvature of the maximum, or one at each maximum that the fit
+found (:mod:`bayesprof.inference.modes`). k-hat of eight test posteriors, 0.3 to 0.8 from a Gaussian, was -0.6 to 0.5
+from it in seven of them and less in the eighth, and their effective draws changed by -4% to +130%.
 
 The proposal isn't matched to the weighted draws for another round, though that would save some posteriors from
 failing: of Neal's funnel, which k-hat otherwise refuses, two rounds more made k-hat accept 8 runs in 20, all of them
@@ -14,22 +12,17 @@ too small (benchmarks/RESULTS.md, section 9).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import arviz as az
-import torch
-from torch import Tensor
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import check_draws, importance, importance_result
 from bayesprof.inference.lm import fitted
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
-from bayesprof.inference.whitening import Whitened, whitened_at
 from bayesprof.threads import one_thread
-
-_DEGREES_OF_FREEDOM = 10
 
 
 @one_thread()
@@ -47,7 +40,7 @@ def laplace(
 
     Much faster than a sampler where it holds, and it says where it doesn't: the verdict asks for k-hat below
     ``min(1 - 1/log10(proposals), 0.7)`` and 400 effective draws, by the weights and for the spread of each parameter.
-    It knows one maximum only: a second mode goes unseen.
+    It knows the maxima that the fit found (``init=lm(model, starts=4)``): another mode goes unseen.
 
     Parameters
     ----------
@@ -69,7 +62,7 @@ def laplace(
     arviz.InferenceData
         As :func:`bayesprof.inference.importance.importance_result` lays it out, the draws independent up to
         duplicates. In attrs ``log_evidence`` and ``log_evidence_error`` by importance sampling, and
-        ``log_evidence_laplace`` of the fit's Gaussian alone.
+        ``log_evidence_laplace`` of the Gaussians of the fit alone.
 
     Raises
     ------
@@ -89,48 +82,11 @@ def laplace(
     proposals = check_draws("laplace", draws, proposals)
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     fit = fitted(posterior, init, seed)
-    whitened = whitened_at(posterior, fit)
-    weighted = importance(posterior, *student_t(whitened, proposals, seed), progress=progress)
+    modes = modes_at(posterior, fit)
+    weighted = importance(posterior, *modes.proposals(proposals, seed), progress=progress)
     attrs = {
         "method": "Laplace",
         "fit": fit.message,
-        "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
+        "log_evidence_laplace": modes.log_evidence,
     }
     return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs)
-
-
-def log_volume(whitened: Whitened) -> float:
-    """Log determinant of dz/dw."""
-    return -float(whitened.factor.diagonal().log().sum())
-
-
-def laplace_evidence(whitened: Whitened, log_density: float) -> float:
-    """Log of the integral of the Gaussian that has `log_density` at the centre and the curvature there."""
-    return log_density + 0.5 * len(whitened.centre) * math.log(2 * math.pi) + log_volume(whitened)
-
-
-def student_t(whitened: Whitened, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` draws of z, (count, D), whose w follow a standard Student t, and their log density."""
-    size = len(whitened.centre)
-    w = t_draws(count, size, max(_DEGREES_OF_FREEDOM, size), seed).to(whitened.centre)
-    return whitened.unwhiten(w), t_density(whitened, w)
-
-
-def t_draws(count: int, size: int, df: int, seed: int) -> Tensor:
-    """Draws (count, size) of a standard Student t with `df` degrees of freedom."""
-    generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(count, size, dtype=torch.float64, generator=generator)
-    chi_square = torch.randn(count, df, dtype=torch.float64, generator=generator).square().sum(-1)
-    return normal / (chi_square / df).sqrt()[:, None]
-
-
-def log_t(w: Tensor, df: int) -> Tensor:
-    """Log density of that distribution at `w` of shape (..., size)."""
-    size = w.shape[-1]
-    log_norm = math.lgamma((df + size) / 2) - math.lgamma(df / 2) - size / 2 * math.log(df * math.pi)
-    return log_norm - (df + size) / 2 * torch.log1p(w.square().sum(-1) / df)
-
-
-def t_density(whitened: Whitened, w: Tensor) -> Tensor:
-    """Log density in z, at `w`, of the distribution that :func:`student_t` draws from."""
-    return log_t(w, max(_DEGREES_OF_FREEDOM, w.shape[-1])) - log_volume(whitened)

@@ -27,6 +27,7 @@ from bayesprof.inference.fit import (
     positive_curvature,
     start_at,
 )
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.sparse_fit import SparseTarget, sparse_fit_at, sparse_target
@@ -48,6 +49,9 @@ _LONGEST = 2.0  # step along an entry of z, in standard deviations of the prior 
 _REFUSED = 5  # steps refused in one iteration, after which the exact Hessian is tried
 _LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
+_FURTHER = 60  # most iterations from a further start
+_BELOW = 20.0  # the best end in log density, for another maximum to be of no account
+_STARTS, _SEARCHED = 4, 24  # starts, and the parameters up to which draws of the prior lead to other maxima
 
 
 class Climb(NamedTuple):
@@ -87,7 +91,8 @@ def lm(
     seed : int
         Seed of the further starts.
     starts : int
-        Number of starts, the first from `init` and the others from draws of the prior; the best end counts.
+        Number of starts, the first from `init` and the others from draws of the prior; the best end counts, and what
+        else they found is in ``fit.others``.
     constraints : sequence of Constraint
         Gaussian constraints on functions of the parameters. They count as data, as an observed site would.
     compile : bool
@@ -124,16 +129,53 @@ def lm(
     points += [posterior.prior_draw(other) for other in seeds_from(seed, starts - 1)]
     target = constrained(posterior, constraints, points[0])
     sparse = sparse_target(posterior, points[0]) if target is posterior else None
-    climbs = [
-        climb(target, point, decrement=_CLOSE) if sparse is None else climb(sparse, point, decrement=_NEAR)
-        for point in points
-    ]
+    climbs: list[Climb] = []
+    for point in points:
+        most = _FURTHER if climbs else _MAX_ITERATIONS
+        climbs.append(
+            climb(target, point, decrement=_CLOSE, max_iterations=most, known=climbs)
+            if sparse is None
+            else climb(sparse, point, decrement=_NEAR)
+        )
     best = max(climbs, key=lambda end: (end.log_density > float("-inf"), end.log_density))
     found = _at_summit(target, best) if sparse is None else _at_sparse_summit(sparse, best)
-    if starts > 1:
-        ends = ", ".join(f"{end.log_density:.2f}" for end in sorted(climbs, key=lambda end: -end.log_density))
-        return replace(found, message=f"{found.message} Best of {starts} starts, which ended at log densities {ends}.")
-    return found
+    if starts == 1:
+        return found
+    if sparse is None:
+        found = replace(found, others=_other_maxima(target, found, climbs))
+    ends = ", ".join(f"{end.log_density:.2f}" for end in sorted(climbs, key=lambda end: -end.log_density))
+    message = f"{found.message} Best of {starts} starts, which ended at log densities {ends}."
+    if found.others:
+        elsewhere = float(modes_at(posterior, found).shares[1:].sum())
+        message += f" About {100 * elsewhere:.2g}% of the probability are at other maxima than the most probable one."
+    return replace(found, message=message)
+
+
+def starts_for(posterior: Posterior) -> int:
+    """Starts that a search for several maxima is worth: 4, or 1 where there are so many parameters that a draw of the
+    prior is far off in some of them.
+    """
+    return _STARTS if posterior.size <= _SEARCHED else 1
+
+
+def _other_maxima(target: Posterior | Constrained, best: Fit, climbs: Sequence[Climb]) -> tuple[Fit, ...]:
+    """The maxima that climbs ended at, but for the `best`, as far as they may hold any of the probability."""
+    found = [best]
+    for end in sorted(climbs, key=lambda end: -end.log_density):
+        if not end.converged or end.log_density < best.log_density - _BELOW:
+            continue
+        if any(_is_near(end.z, fit.z, fit.hessian) for fit in found):
+            continue
+        fit = _at_summit(target, end)
+        if fit.converged and not any(_is_near(fit.z, other.z, other.hessian) for other in found):
+            found.append(fit)
+    return tuple(found[1:])
+
+
+def _is_near(z: Tensor, maximum: Tensor, curvature: Tensor) -> bool:
+    """Whether `z` is within a standard deviation of a maximum, (D,) both."""
+    offset = z - maximum
+    return float(offset @ (curvature @ offset)) < 1
 
 
 def _compile(posterior: Posterior) -> None:
@@ -240,9 +282,16 @@ def _stepped(near: Climb, step: Tensor, decrement: float, log_density: float) ->
     )
 
 
-def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, decrement: float = _DECREMENT) -> Climb:
+def climb(
+    target: Density,
+    z: Tensor,
+    *,
+    max_iterations: int = _MAX_ITERATIONS,
+    decrement: float = _DECREMENT,
+    known: Sequence[Climb] = (),
+) -> Climb:
     """Climb `target` from `z` of shape (D,), in at most `max_iterations` damped Newton steps, until the Newton
-    `decrement` is below the one given.
+    `decrement` is below the one given, or it comes near a `known` end.
     """
     value, gradient, information, prior = target.expansion(z)
     if not bool(value.isfinite()):
@@ -306,6 +355,9 @@ def climb(target: Density, z: Tensor, *, max_iterations: int = _MAX_ITERATIONS, 
                 return Climb(z, False, float(value), iteration, message)
         z = z + step
         value, gradient, information, prior = trial
+        for end in known:
+            if end.gauss_newton is not None and _is_near(z, end.z, end.gauss_newton):
+                return Climb(z, False, end.log_density, iteration, "Came to where another start had led.")
         damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
     message = (
         f"Stopped after {max_iterations} iterations at Newton decrement {found:.1e}. Parameters may be degenerate: "

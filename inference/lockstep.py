@@ -16,9 +16,8 @@ import torch
 from pyro.infer.mcmc.nuts import _TreeInfo
 from torch import Tensor
 
-from bayesprof.inference.kernels import State
+from bayesprof.inference.kernels import State, Target
 from bayesprof.inference.randomness import seeds_from, set_seed
-from bayesprof.inference.whitening import Whitened
 
 Ask = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -100,9 +99,7 @@ class PyroKernel(NamedTuple):
     def first_step(self, size: int) -> float:
         return 1.2 * size ** (-1 / 4)
 
-    def transition(
-        self, target: Whitened, state: State, step_size: Tensor, seed: int
-    ) -> tuple[State, dict[str, Tensor]]:
+    def transition(self, target: Target, state: State, step_size: Tensor, seed: int) -> tuple[State, dict[str, Tensor]]:
         seeds = seeds_from(seed, len(step_size))
         tasks = [
             self._chain(State(*(entry[row] for entry in state)), float(step), seeds[row])

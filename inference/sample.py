@@ -13,11 +13,10 @@ from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.export import TOGETHER
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import CHAINS, importance, importance_result, spread
-from bayesprof.inference.laplace import laplace_evidence, student_t
-from bayesprof.inference.lm import fitted
+from bayesprof.inference.lm import fitted, starts_for
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.split_hmc import split_hmc
-from bayesprof.inference.whitening import whitened_at
 from bayesprof.threads import one_thread
 
 _PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
@@ -31,7 +30,7 @@ def sample(
     draws: int = 1000,
     warmup: int | None = None,
     chains: int = 8,
-    starts: int = 1,
+    starts: int | None = None,
     seed: int = 0,
     progress: bool = True,
     compile: bool | str = "auto",
@@ -57,8 +56,9 @@ def sample(
         Draws in all, a multiple of 4 and of `chains`.
     warmup, chains : int
         Warm-up and chains of the sampler, where it comes to that.
-    starts : int
-        Starts of the fit. A second mode that no start finds goes unseen by either method.
+    starts : int, optional
+        Starts of the fit, as in :func:`lm`; 4 where None, or 1 beyond 24 parameters. Both methods go to all maxima that
+        they lead to; another goes unseen.
     seed : int
         Same seed, same draws, on any number of cores.
     progress : bool
@@ -102,11 +102,13 @@ def sample(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
     with one_thread():
-        fit = fitted(posterior, init, seed, starts=starts, compile=compile is True)
+        fit = fitted(
+            posterior, init, seed, starts=starts_for(posterior) if starts is None else starts, compile=compile is True
+        )
         refused = f"the fit failed: {fit.message}"
         if fit.converged:
-            whitened = whitened_at(posterior, fit)
-            proposed = student_t(whitened, proposals, seed)
+            modes = modes_at(posterior, fit)
+            proposed = modes.proposals(proposals, seed)
             if compile is True:
                 posterior.prepare("pointwise", batch=TOGETHER, calls=1, compile=True)
                 posterior.prepare("predicted", batch=posterior.most_together, calls=1, compile=True)
@@ -121,7 +123,7 @@ def sample(
                     "method": "Laplace",
                     "choice": found,
                     "fit": fit.message,
-                    "log_evidence_laplace": laplace_evidence(whitened, fit.log_density),
+                    "log_evidence_laplace": modes.log_evidence,
                 }
                 return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths)
             refused = found

@@ -34,7 +34,6 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result
-from bayesprof.inference.laplace import log_volume
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeded, seeds_from
@@ -145,7 +144,7 @@ def _fit_named(
 ) -> tuple[np.ndarray, Weighted]:
     """ELBO of each step, and weighted draws of the guide, in whitened coordinates."""
 
-    volume = log_volume(whitened)
+    volume = whitened.log_volume
 
     def model() -> None:
         # what a guide needs to know: one vector; its density comes in with the loss

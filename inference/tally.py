@@ -11,7 +11,8 @@ from bayesprof.inference.checkpoint import Checkpoint
 
 
 class Tally:
-    """Ranks by label, one for each simulation that gave draws, and how often fits were flagged or gave none, by reason.
+    """Ranks by label, one for each simulation that gave draws; how often fits were flagged or gave none, by reason; and
+    how many truths were `lost` to them.
 
     With a `checkpoint`, it goes on from what that holds.
     """
@@ -21,6 +22,7 @@ class Tally:
         self.ranks: list[dict[str, int]] = []
         self.flagged: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.lost = 0
         self._checkpoint = checkpoint
         self._saved = 0
         found = None if checkpoint is None else checkpoint.load()
@@ -30,13 +32,22 @@ class Tally:
             self.done = self._saved = int(state["done"])
             self.ranks = [dict(zip(labels, row, strict=True)) for row in draws["ranks"][0].tolist()]
             self.flagged, self.missing = Counter(state["flagged"]), Counter(state["missing"])
+            self.lost = int(state["lost"])
 
-    def count(self, ranks: Mapping[str, int] | None, *, flagged: str | None = None, missing: str | None = None) -> None:
+    def count(
+        self,
+        ranks: Mapping[str, int] | None,
+        *,
+        flagged: str | None = None,
+        missing: str | None = None,
+        lost: bool = False,
+    ) -> None:
         """Take note of one more simulation, and save all of them from time to time."""
         if ranks is not None:
             self.ranks.append(dict(ranks))
         self.flagged.update([] if flagged is None else [flagged])
         self.missing.update([] if missing is None else [missing])
+        self.lost += lost
         self.done += 1
         if self._checkpoint is not None and self._checkpoint.due():
             self.save()
@@ -55,6 +66,7 @@ class Tally:
             "labels": {label: place for place, label in enumerate(labels)},
             "flagged": dict(self.flagged),
             "missing": dict(self.missing),
+            "lost": self.lost,
         }
         table = np.array([[row[label] for label in labels] for row in self.ranks], dtype=np.int64)
         if self._checkpoint.save(state, {"ranks": table.reshape(1, len(self.ranks), len(labels))}):

@@ -38,22 +38,34 @@ class Whitened:
         """`w` of `z`, both of shape ``(..., D)``."""
         return (z - self.centre) @ self.factor
 
+    @property
+    def log_volume(self) -> float:
+        """Log determinant of dz/dw."""
+        return -float(self.factor.diagonal().log().sum())
+
+    def slope(self, gradient: Tensor) -> Tensor:
+        """Gradient in w (..., D) of what has that `gradient` in z."""
+        columns = gradient.reshape(-1, gradient.shape[-1]).T
+        return torch.linalg.solve_triangular(self.factor, columns, upper=False).T.reshape(gradient.shape)
+
     def potential(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the log density, shape (chains,), and its gradient, at `w` (chains, D); infinite and 0 where the
         density isn't finite.
         """
         value, gradient = self.posterior.value_and_grad(self.unwhiten(w))
-        slope = torch.linalg.solve_triangular(self.factor, gradient.T, upper=False).T
+        slope = self.slope(gradient)
         finite = value.isfinite() & slope.isfinite().all(-1)
         return torch.where(finite, -value, torch.inf), torch.where(finite[:, None], -slope, 0.0)
 
     def learned(self, w: Tensor, *, prior_draws: float) -> Whitened:
-        """The coordinates after seeing the draws `w` (chains, draws, D).
+        """The coordinates after seeing the draws `w` (..., D).
 
         Their mean and covariance, shrunk toward 0 and the unit matrix as if these had been seen in `prior_draws` draws;
         or these coordinates, where those differ from them by less than a short run can tell.
         """
         flat = w.reshape(-1, w.shape[-1])
+        if not len(flat):
+            return self
         weight = len(flat) / (len(flat) + prior_draws)
         mean = weight * flat.mean(0)
         deviation = flat - mean

@@ -321,6 +321,17 @@ def test_fits_without_draws_are_counted_and_fail(of_locations):
     assert not calibration.ok
 
 
+def test_fits_in_another_mode_fail_though_their_ranks_do_not_show_it(of_locations):
+    def astray(posterior: Posterior, seed: int) -> Tensor:
+        return exact(posterior, seed, offset=30.0 if seed % 32 == 0 else 0.0)
+
+    calibration = run(of_locations, astray, 100)
+    assert 0 < calibration.lost < 10
+    assert not calibration.failed
+    assert f"{calibration.lost} of 100 fits ended in a mode far below the truth" in calibration.verdict
+    assert run(of_locations, exact, 100).lost == 0
+
+
 def test_chains_that_are_not_independent_draws_are_flagged(of_locations):
     def slow(posterior: Posterior, seed: int) -> Tensor:
         draws = exact(posterior, seed)

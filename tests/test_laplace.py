@@ -14,7 +14,8 @@ import torch
 
 from bayesprof.inference import Posterior, lm
 from bayesprof.inference.importance import Weighted, importance, importance_result, resampled, spread, weigh
-from bayesprof.inference.laplace import laplace, student_t, whitened_at
+from bayesprof.inference.laplace import laplace
+from bayesprof.inference.modes import modes_at
 
 GENERATOR = np.random.default_rng(4)
 X = torch.from_numpy(GENERATOR.normal(size=(20, 3)))
@@ -133,7 +134,7 @@ def test_weights_without_any_finite_density_fail_with_a_verdict():
 def test_proposal_density_is_that_of_a_multivariate_student_t():
     posterior = Posterior(linear_regression)
     fit = lm(posterior)
-    z, log_density = student_t(whitened_at(posterior, fit), 50, seed=2)
+    z, log_density = modes_at(posterior, fit).proposals(50, seed=2)
     law = scipy.stats.multivariate_t(fit.z.numpy(), np.linalg.inv(fit.hessian.numpy()), df=10)
     np.testing.assert_allclose(log_density, law.logpdf(z.numpy()), rtol=1e-8)
 
@@ -141,7 +142,7 @@ def test_proposal_density_is_that_of_a_multivariate_student_t():
 def test_proposals_have_the_spread_of_a_student_t():
     posterior = Posterior(linear_regression)
     fit = lm(posterior)
-    z, _ = student_t(whitened_at(posterior, fit), 40_000, seed=2)
+    z, _ = modes_at(posterior, fit).proposals(40_000, seed=2)
     expected = 10 / 8 * torch.linalg.inv(fit.hessian)
     # errors of a covariance of so many draws: about a hundredth of its scale
     scale = expected.diagonal().sqrt()
@@ -239,8 +240,8 @@ def test_draws_without_density_have_no_weight():
 
 def test_error_of_the_evidence_is_its_scatter():
     posterior = Posterior(beta_and_gamma)
-    whitened = whitened_at(posterior, lm(posterior))
-    runs = [importance(posterior, *student_t(whitened, 1000, seed)) for seed in range(40)]
+    modes = modes_at(posterior, lm(posterior))
+    runs = [importance(posterior, *modes.proposals(1000, seed)) for seed in range(40)]
     scatter = np.std([run.log_evidence for run in runs])
     # the standard deviation of 40 normal numbers is known to 11%
     assert scatter == pytest.approx(np.mean([run.error for run in runs]), rel=0.4)
