@@ -91,6 +91,8 @@ class Fit:
     others : tuple of Fit
         Other maxima that several starts of :func:`lm` led to, the highest first. Samplers that start from the fit go to
         them as well.
+    starts : int
+        Points that it was climbed from.
     """
 
     params: dict[str, float | np.ndarray]
@@ -109,6 +111,7 @@ class Fit:
     curvature_ratio: tuple[float, float]
     path: np.ndarray | None = field(default=None, repr=False)
     others: tuple[Fit, ...] = field(default=(), repr=False)
+    starts: int = 1
 
     def table(self) -> Table:
         """Parameters as an astropy table with columns parameter, value and std, one row per scalar."""

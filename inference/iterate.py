@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprof.inference.climb import climb
 from bayesprof.inference.constraints import Constrained, Constraint, constrained
 from bayesprof.inference.fit import Fit, judged_at, start_at
-from bayesprof.inference.lm import climb
 from bayesprof.inference.posterior import Posterior
 
 _STEPS = 5  # of Levenberg-Marquardt per turn: more are spent on a place that the other parameters' turns will move

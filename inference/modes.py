@@ -161,13 +161,21 @@ class _Labelled(NamedTuple):
 
 def modes_at(posterior: Posterior, fit: Fit) -> Modes:
     """Coordinates at the maximum that a fit found, and at the others where it found several."""
-    every = [(one, whitened_at(posterior, one)) for one in (fit, *fit.others)]
-    evidences = torch.tensor(
-        [one.log_density + 0.5 * len(one.z) * math.log(2 * math.pi) + whitened.log_volume for one, whitened in every],
-        dtype=torch.float64,
-    ).to(fit.z.device)
-    kept = [mode for mode in evidences.argsort(descending=True).tolist() if evidences.softmax(0)[mode] > _LEAST_SHARE]
-    return Modes(tuple(every[mode][1] for mode in kept), evidences[kept])
+    every = [whitened_at(posterior, one) for one in (fit, *fit.others)]
+    evidences = [_log_evidence(one.log_density, at.factor) for one, at in zip((fit, *fit.others), every, strict=True)]
+    found = torch.stack(evidences).double()
+    kept = [mode for mode in found.argsort(descending=True).tolist() if found.softmax(0)[mode] > _LEAST_SHARE]
+    return Modes(tuple(every[mode] for mode in kept), found[kept])
+
+
+def shares_of(fits: Sequence[Fit]) -> Tensor:
+    """Probability of each maximum, by Laplace."""
+    return torch.stack([_log_evidence(fit.log_density, torch.linalg.cholesky(fit.hessian)) for fit in fits]).softmax(0)
+
+
+def _log_evidence(log_density: float, factor: Tensor) -> Tensor:
+    """Log integral of the Gaussian with that log density at its centre, and the Cholesky factor of its curvature."""
+    return log_density + 0.5 * len(factor) * math.log(2 * math.pi) - factor.diagonal().log().sum()
 
 
 def restored_modes(posterior: Posterior, centres: Tensor, factors: Tensor, log_evidences: Tensor) -> Modes:

@@ -157,8 +157,8 @@ def _by_chains(idata: az.InferenceData, posterior: xr.Dataset, target_acceptance
         failures.append(
             f"R-hat of {worst} is {r_hat:.3f}, not below {R_HAT}: the chains don't agree; "
             + (
-                "each explores one place well, so there are several modes: weigh them with "
-                'inference.evidence(model, method="smc"), or give priors that choose one'
+                "each explores one place well, so there are several modes: start from a fit that knows them "
+                "(init=inference.lm(model, starts=8)), and chains jump between them, or give priors that choose one"
                 if apart
                 else "take more draws, or look for several modes (inference.lm(model, starts=8))"
             )

@@ -27,8 +27,8 @@ from torch.utils._pytree import tree_leaves
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference import Posterior, export
+from bayesprof.inference.climb import within
 from bayesprof.inference.information import fisher_terms
-from bayesprof.inference.lm import within
 
 DRAWS = np.random.default_rng(11)
 X = torch.from_numpy(DRAWS.normal(size=(20, 3)))

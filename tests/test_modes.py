@@ -109,6 +109,14 @@ def test_sample_searches_by_itself(posterior):
     assert (post.posterior["x"].values[..., 0] > 0).mean() == pytest.approx(SHARES[0], abs=0.05)
 
 
+def test_sample_searches_on_from_a_fit_of_one_start(posterior):
+    alone = inference.lm(posterior, init={"x": torch.tensor(CENTRES[1])})
+    assert (alone.starts, alone.others) == (1, ())
+    post = inference.sample(posterior, init=alone, starts=12, progress=False)
+    assert "Best of 12 starts" in post.attrs["fit"]
+    assert (post.posterior["x"].values[..., 0] > 0).mean() == pytest.approx(SHARES[0], abs=0.05)
+
+
 def test_proposals_have_the_density_that_they_say(posterior, fit):
     modes = modes_at(posterior, fit)
     z, log_density = modes.proposals(1000, seed=1)

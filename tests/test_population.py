@@ -17,7 +17,7 @@ import torch
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.arrow import Arrow, Layout
-from bayesprof.inference.lm import climb
+from bayesprof.inference.climb import climb
 from bayesprof.inference.verdict import K_HAT, k_hat_limit
 from bayesprof.rendering import renderer_for
 
