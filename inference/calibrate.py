@@ -151,7 +151,7 @@ def calibrate(
         return {
             "ranks": _ranks(replica, truth, kept, (densities, true_density), fit_seed),
             "flagged": None if verdict == "ok" else verdict,
-            "lost": true_density - densities.max() > _LOST * densities.std(),
+            "lost": bool(true_density - densities.max() > _LOST * densities.std()),
         }
 
     identity = {

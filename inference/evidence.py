@@ -71,8 +71,8 @@ def evidence(
     model : callable or Posterior
         Any Pyro model with continuous latent sites, or the Posterior of it. `args` and `kwargs` are the model's.
     init : Fit or mapping, optional
-        A fit, or values to start :func:`lm` from, besides draws of the prior: maxima are looked for from 4 starts, up to
-        24 parameters. "smc" needs none and starts from the prior.
+        A fit, or values to start :func:`lm` from, besides draws of the prior: up to 24 parameters, maxima are looked
+        for from 4 starts. "smc" needs none and starts from the prior.
     method : str
         "laplace": the Gaussian at the maximum, exact for linear models with Gaussian noise. "importance": that
         corrected by Pareto-smoothed importance sampling, as :func:`laplace` does. "smc": particles carried from the
