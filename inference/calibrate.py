@@ -25,7 +25,7 @@ from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import importance, resampled
 from bayesprof.inference.kernels import SplitHMC
-from bayesprof.inference.lm import lm, starts_for
+from bayesprof.inference.lm import lm
 from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
@@ -75,9 +75,10 @@ def calibrate(
         whose ESS is lower is flagged.
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
+        Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
-        :func:`lm` and Laplace's approximation, importance-resampled, and :func:`split_hmc` where k-hat, or effective
-        draws fewer than six tenths of the proposals, say that the posterior isn't like that.
+        :func:`lm` from several starts and Laplace's approximation, importance-resampled, and :func:`split_hmc` where
+        k-hat, or effective draws fewer than six tenths of the proposals, say that the posterior isn't like that.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -220,7 +221,7 @@ def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
 
 def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]) -> tuple[Tensor, str]:
     """Draws from an approximation that is close to the posterior, else from a sampler; and a verdict on them."""
-    fit = lm(posterior, init=init, seed=seed, starts=starts_for(posterior))
+    fit = lm(posterior, init=init, seed=seed, starts="auto")
     if not fit.converged:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
     weighted = importance(posterior, *modes_at(posterior, fit).proposals(_PROPOSALS, seed))

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import importance, systematic
-from bayesprof.inference.lm import fitted, starts_for
+from bayesprof.inference.lm import fitted
 from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
@@ -71,8 +71,8 @@ def evidence(
     model : callable or Posterior
         Any Pyro model with continuous latent sites, or the Posterior of it. `args` and `kwargs` are the model's.
     init : Fit or mapping, optional
-        A fit, or values to start :func:`lm` from, besides draws of the prior: up to 24 parameters, maxima are looked
-        for from 4 starts. "smc" needs none and starts from the prior.
+        A fit, or values to start :func:`lm` from, besides draws of the prior (``starts="auto"``). "smc" needs none and
+        starts from the prior.
     method : str
         "laplace": the Gaussian at the maximum, exact for linear models with Gaussian noise. "importance": that
         corrected by Pareto-smoothed importance sampling, as :func:`laplace` does. "smc": particles carried from the
@@ -112,7 +112,7 @@ def evidence(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     if method == "smc":
         return _by_smc(posterior, particles, seed, progress)
-    fit = fitted(posterior, init, seed, starts=starts_for(posterior))
+    fit = fitted(posterior, init, seed, starts="auto")
     if method == "laplace":
         value = modes_at(posterior, fit).log_evidence
         message = "Exact where the posterior is Gaussian; method='importance' says how far it is."

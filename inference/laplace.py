@@ -40,7 +40,7 @@ def laplace(
 
     Much faster than a sampler where it holds, and it says where it doesn't: the verdict asks for k-hat below
     ``min(1 - 1/log10(proposals), 0.7)`` and 400 effective draws, by the weights and for the spread of each parameter.
-    It knows the maxima that the fit found (``init=lm(model, starts=4)``): another mode goes unseen.
+    It knows the maxima that the fit found (``init=lm(model, starts="auto")``): another mode goes unseen.
 
     Parameters
     ----------

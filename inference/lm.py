@@ -32,7 +32,10 @@ _SHORTER = (1.0, 0.5, 0.25, 0.1, 0.03)  # parts of a step by that Hessian that a
 _ROUNDING = 1e-12  # of a log density
 _FURTHER = 60  # most iterations from a further start
 _BELOW = 20.0  # the highest maximum in log density, for another to be of no account
-_STARTS, _SEARCHED = 4, 24  # starts, and the parameters up to which draws of the prior lead to other maxima
+# starts by "auto": at least, of those that end at the highest maximum, and at most
+_STARTS, _AGREEING, _MOST_STARTS = 4, 3, 16
+_SEARCHED = 24  # parameters up to which draws of the prior lead to other maxima
+_SAME = 0.01  # difference in log density of two ends at one maximum
 
 
 @one_thread()
@@ -41,7 +44,7 @@ def lm(
     *args: Any,
     init: Mapping[str, Any] | Fit | None = None,
     seed: int = 0,
-    starts: int = 1,
+    starts: int | str = 1,
     constraints: Sequence[Constraint] = (),
     compile: bool = False,
     **kwargs: Any,
@@ -58,9 +61,10 @@ def lm(
         scene reads off its image, or else from the median of their prior.
     seed : int
         Seed of the further starts.
-    starts : int
+    starts : int or "auto"
         Number of starts, the first from `init` and the others from draws of the prior; the best end counts, and what
-        else they found is in ``fit.others``.
+        else they found is in ``fit.others``. "auto": at least 4, and on until 3 have ended at the highest maximum, 16
+        at most; but one beyond 24 parameters, where a draw of the prior is far off in some of them.
     constraints : sequence of Constraint
         Gaussian constraints on functions of the parameters. They count as data, as an observed site would.
     compile : bool
@@ -88,49 +92,56 @@ def lm(
     >>> round(fit.params["mean"], 3), round(fit.std["mean"], 3)
     (2.494, 0.499)
     """
-    if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
-        raise ValueError(f"lm: expected starts >= 1, a whole number, got {starts!r}")
+    check_starts("lm", starts)
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     if compile:
         _compile(posterior)
     first = start_at(posterior, init)
-    further = _further(posterior, seed, 1, starts)
     target = constrained(posterior, constraints, first)
     sparse = sparse_target(posterior, first) if target is posterior else None
+    seeds = _further_seeds(posterior, seed, 1, starts)
     if sparse is None:
         found = _at_summit(target, climb(target, first, decrement=_CLOSE))
-        return _searched(target, found, further) if further else found
-    ends = [climb(sparse, point, decrement=NEAR) for point in (first, *further)]
+        return _searched(target, found, seeds, starts == "auto")
+    ends = [climb(sparse, point, decrement=NEAR) for point in (first, *map(posterior.prior_draw, seeds))]
     heights = [end.log_density for end in ends]
     found = _at_sparse_summit(sparse, ends[int(np.nanargmax(heights))])
-    return _told(found, heights) if further else found
+    return _told(found, heights) if seeds else found
 
 
-def starts_for(posterior: Posterior) -> int:
-    """Starts that a search for several maxima is worth: 4, or 1 where there are so many parameters that a draw of the
-    prior is far off in some of them.
+def check_starts(method: str, starts: Any) -> None:
+    """Raise ValueError for what isn't a number of starts."""
+    if starts == "auto" or (isinstance(starts, int) and not isinstance(starts, bool) and starts >= 1):
+        return
+    raise ValueError(f"{method}: expected starts >= 1, a whole number, or 'auto', got {starts!r}")
+
+
+def _further_seeds(posterior: Posterior, seed: int, done: int, starts: int | str) -> list[int]:
+    """Seeds of the draws of the prior that are left to start from, after as many starts as are `done`."""
+    if starts == "auto":
+        starts = _MOST_STARTS if posterior.size <= _SEARCHED and done < _STARTS else 1
+    return seeds_from(seed, int(starts) - 1)[done - 1 :] if int(starts) > done else []
+
+
+def _searched(target: Posterior | Constrained, first: Fit, seeds: Sequence[int], agreeing: bool) -> Fit:
+    """The best of a fit and of those from draws of the prior, with the other maxima, as far as they may hold any of the
+    probability. `agreeing` : whether to end once enough have ended at the highest.
     """
-    return _STARTS if posterior.size <= _SEARCHED else 1
-
-
-def _further(posterior: Posterior, seed: int, done: int, starts: int) -> list[Tensor]:
-    """The draws of the prior that are left to start from, after as many starts as are `done`."""
-    return [posterior.prior_draw(other) for other in seeds_from(seed, starts - 1)[done - 1 :]] if starts > done else []
-
-
-def _searched(target: Posterior | Constrained, first: Fit, points: Sequence[Tensor]) -> Fit:
-    """The best of a fit and of those from further points, with the other maxima, as far as they may hold any of the
-    probability.
-    """
+    if not seeds:
+        return first
+    posterior = target.posterior if isinstance(target, Constrained) else target
     found, heights = [replace(first, others=()), *first.others], [first.log_density]
-    for point in points:
+    for seed in seeds:
         known = [fit for fit in found if fit.converged]
-        end = climb(target, point, decrement=_CLOSE, max_iterations=_FURTHER, known=known)
+        end = climb(target, posterior.prior_draw(seed), decrement=_CLOSE, max_iterations=_FURTHER, known=known)
         heights.append(end.log_density)
         if not known or (end.converged and end.log_density > max(fit.log_density for fit in known) - _BELOW):
             fit = _at_summit(target, end)
             if not any(is_near(fit.z, other) for other in known):
                 found.append(fit)
+        at_highest = sum(height > max(heights) - _SAME for height in heights)
+        if agreeing and len(heights) >= _STARTS and at_highest >= _AGREEING:
+            break
     best = max(found, key=lambda fit: (fit.converged, fit.log_density))
     others = [fit for fit in found if fit is not best and fit.converged and fit.log_density > best.log_density - _BELOW]
     others.sort(key=lambda fit: -fit.log_density)
@@ -163,7 +174,7 @@ def fitted(
     init: Fit | Mapping[str, Any] | None,
     seed: int,
     *,
-    starts: int = 1,
+    starts: int | str = 1,
     compile: bool = False,
 ) -> Fit:
     """The fit that every other method sets out from: `init`, where it is one of this posterior, else the fit from
@@ -176,8 +187,8 @@ def fitted(
             f"init: expected a fit of this model, whose posterior has {posterior.size} dimensions, got one of "
             f"{len(init.z)}; fit it with inference.lm"
         )
-    further = [] if isinstance(init.hessian, SparseMatrix) else _further(posterior, seed, init.starts, starts)
-    return _searched(posterior, init, further) if further else init
+    seeds = [] if isinstance(init.hessian, SparseMatrix) else _further_seeds(posterior, seed, init.starts, starts)
+    return _searched(posterior, init, seeds, starts == "auto")
 
 
 def _at_summit(target: Posterior | Constrained, near: Climb) -> Fit:

@@ -37,10 +37,10 @@ def nuts(
     model : callable or Posterior
         Any Pyro model with continuous latent sites, or the Posterior of it. `args` and `kwargs` are the model's.
     init : Fit or mapping, optional
-        A fit, whose Hessian is used; or values to start :func:`lm` from; None starts it from the model. Where the fit
-        is of several starts that led to several maxima (``init=lm(model, starts=4)``), chains go to all of them, and
-        jump from one to another (:mod:`bayesprof.inference.modes`); ``mode`` in sample_stats tells which one each draw
-        is at.
+        A fit, whose Hessian is used; or values to start :func:`lm` from; None starts it from the model. Where several
+        starts of the fit led to several maxima (``init=lm(model, starts="auto")``), chains go to all of them, and jump
+        from one to another (:mod:`bayesprof.inference.modes`); ``mode`` in sample_stats tells which one each draw is
+        at.
     draws, warmup : int
         Draws kept, and draws of warm-up before them (100 by default), per chain. Warm-up adapts the step size of
         each chain and refines the mass matrix three times, where draws show that it is off: what it was, at first by

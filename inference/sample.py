@@ -13,7 +13,7 @@ from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.export import TOGETHER
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import CHAINS, importance, importance_result, spread
-from bayesprof.inference.lm import fitted, starts_for
+from bayesprof.inference.lm import check_starts, fitted
 from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.split_hmc import split_hmc
@@ -30,7 +30,7 @@ def sample(
     draws: int = 1000,
     warmup: int | None = None,
     chains: int = 8,
-    starts: int | None = None,
+    starts: int | str = "auto",
     seed: int = 0,
     progress: bool = True,
     compile: bool | str = "auto",
@@ -56,9 +56,9 @@ def sample(
         Draws in all, a multiple of 4 and of `chains`.
     warmup, chains : int
         Warm-up and chains of the sampler, where it comes to that.
-    starts : int, optional
-        Starts of the fit, as in :func:`lm`; 4 where None, or 1 beyond 24 parameters. Both methods go to all maxima that
-        they lead to; another goes unseen.
+    starts : int or "auto"
+        Starts of the fit, as in :func:`lm`, that of `init` among them. Both methods go to all maxima that they lead to;
+        another goes unseen.
     seed : int
         Same seed, same draws, on any number of cores.
     progress : bool
@@ -94,6 +94,7 @@ def sample(
         "sample", draws=draws, chains=chains, seed=seed, compile=compile, max_seconds=max_seconds,
         warmup=WARMUP if warmup is None else warmup,
     )  # fmt: skip
+    check_starts("sample", starts)
     if draws % CHAINS or draws % chains:
         raise ValueError(
             f"sample: expected draws, their number in all, to be a multiple of {CHAINS} and of chains={chains}, got "
@@ -102,9 +103,7 @@ def sample(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
     with one_thread():
-        fit = fitted(
-            posterior, init, seed, starts=starts_for(posterior) if starts is None else starts, compile=compile is True
-        )
+        fit = fitted(posterior, init, seed, starts=starts, compile=compile is True)
         refused = f"the fit failed: {fit.message}"
         if fit.converged:
             modes = modes_at(posterior, fit)

@@ -98,6 +98,22 @@ def test_every_method_has_the_shares_and_widths_of_both(method, draws, posterior
         np.testing.assert_allclose(post.sample_stats["lp"].values.ravel(), mixture().log_prob(torch.tensor(x)))
 
 
+def test_automatic_starts_go_on_until_three_have_reached_the_highest(posterior):
+    def one_mode() -> None:
+        pyro.sample("x", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+
+    def many() -> None:
+        pyro.sample("x", dist.Normal(torch.zeros(25, dtype=torch.float64), 1.0).to_event(1))
+
+    assert inference.lm(Posterior(one_mode), starts="auto").starts == 4
+    assert inference.lm(Posterior(many), starts="auto").starts == 1
+    found = inference.lm(posterior, starts="auto", init={"x": torch.tensor(CENTRES[1])})
+    assert len(found.others) == 1
+    assert 4 < found.starts <= 16
+    # draws of the prior that the two starts have in common lead to the same
+    assert inference.lm(posterior, starts=found.starts, init={"x": torch.tensor(CENTRES[1])}).message == found.message
+
+
 def test_evidence_is_that_of_both(posterior, fit):
     assert inference.evidence(posterior, init=fit, method="laplace").log_evidence == pytest.approx(0.0, abs=1e-6)
     found = inference.evidence(posterior, init=fit, progress=False)
