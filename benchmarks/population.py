@@ -27,15 +27,14 @@ from torch import Tensor
 import bayesprof as bp
 from bayesprof import inference, models
 from bayesprof.inference.importance import importance, resampled
-from bayesprof.inference.laplace import student_t
-from bayesprof.inference.matched import matched
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.whitening import whitened_at
 
 SIDE, CENTRE = 25, 12.0
 PIVOT = 6.0  # of ln flux
 HYPER = ("intercept", "slope", "scatter", "mean", "spread")
 _PROPOSALS, _DRAWS = 768, 500
+_SAMPLED = 150  # by each of 8 chains, of a galaxy that isn't close to its Laplace approximation
 _ENOUGH = 250  # effective draws of a galaxy
 
 
@@ -98,18 +97,19 @@ def alone(posterior: inference.Posterior, image: bp.Image, seed: int) -> tuple[d
     fit = inference.lm(replica, init=start)
     if not fit.converged:
         fit = inference.lm(replica, init=start, starts=4, seed=seed)
-    whitened = whitened_at(replica, fit)
-    proposed, how = student_t(whitened, _PROPOSALS, seed), "Laplace"
-    for other in seeds_from(seed, 4):
-        weighted = importance(replica, *proposed, compile=True)
-        if weighted.k_hat < 0.7 and weighted.ess > _ENOUGH:
-            break
-        how, proposed = "matched", matched(weighted, whitened, 2 * _PROPOSALS, other)
-    else:
-        how = "untrusted"
-    index, worth = resampled(weighted, _DRAWS, np.random.default_rng(seed))
-    kept = replica.constrain(weighted.z[torch.from_numpy(index)])
-    return {name: value.numpy() for name, value in kept.items()}, worth, how
+    weighted = importance(replica, *modes_at(replica, fit).proposals(_PROPOSALS, seed), compile=True)
+    if weighted.k_hat < 0.7 and weighted.ess > _ENOUGH:
+        index, worth = resampled(weighted, _DRAWS, np.random.default_rng(seed))
+        kept = replica.constrain(weighted.z[torch.from_numpy(index)])
+        return {name: value.numpy() for name, value in kept.items()}, worth, "Laplace"
+    post = inference.split_hmc(
+        replica, init=fit, draws=_SAMPLED, warmup=150, seed=seed, progress=False, target_acceptance=0.95, compile=True
+    )
+    least = float(min(ess.min() for ess in az.ess(post, var_names=[site.name for site in replica.sites]).values()))
+    drawn = post.posterior.stack(sample=("chain", "draw"))
+    thinned = np.linspace(0, drawn.sizes["sample"] - 1, _DRAWS).round().astype(int)
+    draws = {site.name: np.moveaxis(drawn[site.name].values, -1, 0)[thinned] for site in replica.sites}
+    return draws, min(least, _DRAWS), "split HMC" if least > _ENOUGH else "untrusted"
 
 
 def all_alone(images: list[bp.Image], posterior: inference.Posterior, seed: int) -> tuple[list[Any], dict[str, int]]:

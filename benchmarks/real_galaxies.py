@@ -245,12 +245,12 @@ def pictured(scene: bp.Scene, fit: inference.Fit, name: str, pictures: Path | No
         bp.plots.residual(scene, fit, path=pictures / f"{name}.png")
 
 
-def report_case(name: str, data: Path, *, pictures: Path | None) -> None:
+def report_case(name: str, data: Path, *, starts: int | str, pictures: Path | None) -> None:
     """Of a galaxy of several parts, whose published values have no errors of their own kind."""
     case = CASES[name]
     scene = case.scene(data)
     start = time.perf_counter()
-    fit = inference.lm(scene, init=case.init(scene))
+    fit = inference.lm(scene, init=case.init(scene), starts=starts)
     print(f"\n## {name}: {fit.message} {fit.iterations} iterations, {time.perf_counter() - start:.1f} s")
     pictured(scene, fit, name, pictures)
     published = case.published(data)
@@ -302,12 +302,18 @@ def main() -> None:
         "names", nargs="*", default=[*GALAXIES, *CASES], metavar="NAME", help=", ".join([*GALAXIES, *CASES])
     )
     parser.add_argument("--nuts", action="store_true", help="of those of one or two components")
+    parser.add_argument(
+        "--starts",
+        type=lambda text: text if text == "auto" else int(text),
+        default=1,
+        help="of the fits of several parts: a number, or auto",
+    )
     parser.add_argument("--pictures", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.names:
         if name in CASES:
-            report_case(name, arguments.data, pictures=arguments.pictures)
+            report_case(name, arguments.data, starts=arguments.starts, pictures=arguments.pictures)
         else:
             report(name, arguments.data, sample=arguments.nuts, pictures=arguments.pictures)
 
