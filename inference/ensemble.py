@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from bayesprof.inference.export import to_inference_data
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.lm import fitted
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.whitening import DISPERSION, whitened_at
+from bayesprof.inference.whitening import DISPERSION
 from bayesprof.threads import one_thread
 
 _LEAST_WALKERS = 32
@@ -113,7 +114,8 @@ def ensemble(
             f"parameters, got {walkers!r}"
         )
     fit = fitted(posterior, init, seed)
-    whitened = whitened_at(posterior, fit)
+    modes = modes_at(posterior, fit)
+    whitened = modes.each[0]
 
     def unwhitened(w: np.ndarray) -> Tensor:
         return whitened.unwhiten(torch.as_tensor(w, dtype=posterior.dtype, device=posterior.device))
@@ -158,7 +160,8 @@ def ensemble(
         "autocorrelation_time": time,
         "fit": fit.message,
     }
-    return to_inference_data(posterior, unwhitened(positions), sample_stats=stats, seed=seed, attrs=attrs)
+    z = unwhitened(positions)
+    return to_inference_data(posterior, z, sample_stats=stats, seed=seed, attrs=attrs, failure=modes.unvisited(z))
 
 
 def _by_walker(values: np.ndarray) -> np.ndarray:

@@ -201,9 +201,10 @@ def importance_result(
     attrs: Mapping[str, Any],
     widths: Spread | None = None,
     traces: Mapping[str, np.ndarray] | None = None,
+    failure: str | None = None,
 ) -> az.InferenceData:
     """InferenceData of `draws` draws resampled from weighted ones, laid out in 4 chains. `widths` : their
-    :func:`spread`, where it is known already.
+    :func:`spread`, where it is known already; `failure` : as of :func:`to_inference_data`.
 
     Its sample_stats: the log density (lp), the index of the proposal that each draw is (proposal), and that proposal's
     smoothed log weight, 0 for the average one (log_weight). Draws that are the same proposal make the effective sample
@@ -233,4 +234,6 @@ def importance_result(
         "log_evidence": weighted.log_evidence,
         "log_evidence_error": weighted.error,
     }
-    return to_inference_data(posterior, z, sample_stats=stats, seed=seed, attrs={**facts, **attrs}, traces=traces)
+    return to_inference_data(
+        posterior, z, sample_stats=stats, seed=seed, attrs={**facts, **attrs}, traces=traces, failure=failure
+    )

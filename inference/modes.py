@@ -30,6 +30,8 @@ from bayesprof.inference.whitening import DISPERSION, Whitened, whitened_at
 _DEGREES_OF_FREEDOM = 10
 _LEAST_SHARE = 1e-4  # of the probability, below which a mode isn't gone to
 _LEAST_DRAWN = 0.1  # of the proposals, from each mode: its share by Laplace may be far off
+_COUNTS = 0.01  # share from which a mode that no draw goes to is a failure
+_HARDLY = 0.1  # part of its share in the draws, below which they hardly go there
 _HALVINGS = 14  # of a start that lies too far out; after the last it is the centre
 
 
@@ -136,6 +138,20 @@ class Modes:
         own = labels.to(z.device)[:, None]
         log_share = parts.log_softmax(-1).gather(-1, own)[:, 0]
         return log_share, _chosen(list(slopes.unbind(-1)), labels) - mean
+
+    def unvisited(self, z: Tensor) -> str | None:
+        """What is to be said of draws `z` (..., D) that hardly go to a mode with a part in the probability, if so."""
+        if len(self.each) == 1:
+            return None
+        nearest = (self._log_t(z) + self.log_evidences.log_softmax(0)).argmax(-1).reshape(-1)
+        seen = nearest.bincount(minlength=len(self.each)) / len(nearest)
+        missed = float(self.shares[(self.shares > _COUNTS) & (seen < _HARDLY * self.shares)].sum())
+        if missed == 0:
+            return None
+        return (
+            f"the draws hardly go to other maxima that the fit knows, about which there are {100 * missed:.2g}% of the "
+            "probability; use inference.sample, whose methods go to all"
+        )
 
     def _log_t(self, z: Tensor) -> Tensor:
         """Log density in z of the Student t at each mode, (..., M)."""

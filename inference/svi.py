@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 from bayesprof.inference.fit import Fit
 from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result
 from bayesprof.inference.lm import fitted
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeded, seeds_from
 from bayesprof.inference.sites import Observing
@@ -121,15 +122,19 @@ def svi(
     posterior = model if isinstance(model, Posterior) else Posterior(model, *args, seed=seed, **kwargs)
     optimizer = ClippedAdam({"lr": learning_rate, "lrd": _DECAY ** (1 / steps), "clip_norm": 10.0})
     attrs: dict[str, Any] = {"method": "SVI", "steps": steps, "particles": particles}
+    failure = None
     if isinstance(guide, str):
         fit = fitted(posterior, init, seed)
         whitened = whitened_at(posterior, fit)
         attrs |= {"guide": guide, "fit": fit.message}
         elbo, weighted = _fit_named(whitened, guide, optimizer, steps, particles, proposals, seed, progress)
+        failure = modes_at(posterior, fit).unvisited(weighted.z)
     else:
         attrs |= {"guide": getattr(guide, "__name__", type(guide).__name__)}
         elbo, weighted = _fit_own(posterior, guide, optimizer, steps, particles, proposals, seed, progress)
-    return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs, traces={"elbo": elbo})
+    return importance_result(
+        posterior, weighted, draws=draws, seed=seed, attrs=attrs, traces={"elbo": elbo}, failure=failure
+    )
 
 
 def _fit_named(

@@ -114,6 +114,13 @@ def test_automatic_starts_go_on_until_three_have_reached_the_highest(posterior):
     assert inference.lm(posterior, starts=found.starts, init={"x": torch.tensor(CENTRES[1])}).message == found.message
 
 
+@pytest.mark.parametrize("method", ["svi", "ensemble"])
+def test_methods_about_one_maximum_say_what_they_miss(method, posterior, fit):
+    options = {"svi": {"steps": 100}, "ensemble": {"draws": 200, "warmup": 50}}[method]
+    post = getattr(inference, method)(posterior, init=fit, progress=False, **options)
+    assert "other maxima that the fit knows, about which there are 30% of the probability" in post.attrs["verdict"]
+
+
 def test_evidence_is_that_of_both(posterior, fit):
     assert inference.evidence(posterior, init=fit, method="laplace").log_evidence == pytest.approx(0.0, abs=1e-6)
     found = inference.evidence(posterior, init=fit, progress=False)
