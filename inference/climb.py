@@ -24,6 +24,7 @@ _STALLED = 1e-4  # the decrement at which rounding may stop a fit that has conve
 _LONGEST = 2.0  # step along an entry of z, in standard deviations of the prior where it is narrowest
 _REFUSED = 5  # steps refused in one iteration, after which the exact Hessian is tried
 _LEAST_GAIN = 1e-4  # in log density, relative to what the step promised
+_REACH, _ON_IT = 10.0, 0.1  # standard deviations from a known maximum, and how far from its paraboloid, to end there
 _UNKNOWN = 1e-13  # an eigenvalue, relative to the largest, that is rounding
 
 
@@ -49,7 +50,7 @@ def climb(
     known: Sequence[Fit] = (),
 ) -> Climb:
     """Climb `target` from `z` of shape (D,), in at most `max_iterations` damped Newton steps, until the Newton
-    `decrement` is below the one given, or it comes near a `known` maximum.
+    `decrement` is below the one given, or it will end at a `known` maximum.
     """
     value, gradient, information, prior = target.expansion(z)
     if not bool(value.isfinite()):
@@ -114,7 +115,7 @@ def climb(
         z = z + step
         value, gradient, information, prior = trial
         for fit in known:
-            if is_near(z, fit):
+            if _leads_to(z, float(value), fit):
                 return Climb(z, False, fit.log_density, iteration, "Came to where another start had led.")
         damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
     message = (
@@ -128,6 +129,15 @@ def is_near(z: Tensor, fit: Fit) -> bool:
     """Whether `z` (D,) is within a standard deviation of a maximum."""
     offset = z - fit.z
     return float(offset @ (fit.hessian @ offset)) < 1
+
+
+def _leads_to(z: Tensor, value: float, fit: Fit) -> bool:
+    """Whether a climb that came to a log density of `value` at `z` (D,) will end at that maximum: `z` is near, or lies
+    on its paraboloid.
+    """
+    offset = z - fit.z
+    square = float(offset @ (fit.hessian @ offset))
+    return square < 1 or (square < _REACH**2 and abs(fit.log_density - value - 0.5 * square) < _ON_IT * square)
 
 
 def within(

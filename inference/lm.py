@@ -64,7 +64,8 @@ def lm(
     starts : int or "auto"
         Number of starts, the first from `init` and the others from draws of the prior; the best end counts, and what
         else they found is in ``fit.others``. "auto": at least 4, and on until 3 have ended at the highest maximum, 16
-        at most; but one beyond 24 parameters, where a draw of the prior is far off in some of them.
+        at most; but one beyond 24 parameters, where a draw of the prior is far off in some of them: of a larger scene,
+        search component by component, the others held by ``scene.freeze(names, fit)``.
     constraints : sequence of Constraint
         Gaussian constraints on functions of the parameters. They count as data, as an observed site would.
     compile : bool
