@@ -114,10 +114,13 @@ class Modes:
 
     def learned(self, w: Tensor, labels: Tensor, *, prior_draws: float) -> Modes:
         """The coordinates after seeing the draws `w` (chains, draws, D) that carried `labels` (chains, draws); these
-        where they don't tell of others (:meth:`Whitened.learned`).
+        where they don't tell of others (:meth:`Whitened.learned`). Draws count for as many as are independent.
         """
+        independent = _independent_fraction(w)
         each = [
-            one.learned(w[labels == mode] if len(self.each) > 1 else w, prior_draws=prior_draws)
+            one.learned(
+                w[labels == mode] if len(self.each) > 1 else w, prior_draws=prior_draws, independent=independent
+            )
             for mode, one in enumerate(self.each)
         ]
         if all(new is old for new, old in zip(each, self.each, strict=True)):
@@ -208,6 +211,18 @@ def _chosen(of_modes: Sequence[Tensor], labels: Tensor) -> Tensor:
         return of_modes[0]
     index = labels.to(of_modes[0].device)[..., None, None].expand(*labels.shape, of_modes[0].shape[-1], 1)
     return torch.stack(list(of_modes), dim=-1).gather(-1, index)[..., 0]
+
+
+def _independent_fraction(w: Tensor) -> float:
+    """Independent draws per draw of chains (chains, draws, D), 1 at most: by how much more the means of their halves
+    scatter than those of independent draws would.
+    """
+    half = w.shape[1] // 2
+    if half < 2:
+        return 1.0
+    halves = torch.cat([w[:, :half], w[:, half : 2 * half]])
+    scatter = half * halves.mean(1).var(0).sum()
+    return float((halves.var(1).mean(0).sum() / scatter.clamp(min=1e-30)).clamp(max=1.0))
 
 
 def _dispersed(target: Target, like: Tensor, chains: int, seed: int) -> State:

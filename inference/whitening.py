@@ -13,7 +13,7 @@ from bayesprof.inference.sparse_matrix import SparseMatrix
 
 DISPERSION = 1.5
 """Standard deviations of the Laplace approximation at which chains and walkers start."""
-_TELLING = 2.0  # factor by which a variance must differ from that of the Hessian to be believed
+_TELLING = 2.0  # factor, beyond chance, by which a variance must differ from that of the Hessian to be believed
 _MOST = 10_000  # parameters of a sparse Hessian that is written out: 0.8 GB
 
 
@@ -57,23 +57,27 @@ class Whitened:
         finite = value.isfinite() & slope.isfinite().all(-1)
         return torch.where(finite, -value, torch.inf), torch.where(finite[:, None], -slope, 0.0)
 
-    def learned(self, w: Tensor, *, prior_draws: float) -> Whitened:
+    def learned(self, w: Tensor, *, prior_draws: float, independent: float = 1.0) -> Whitened:
         """The coordinates after seeing the draws `w` (..., D).
 
         Their mean and covariance, shrunk toward 0 and the unit matrix as if these had been seen in `prior_draws` draws;
-        or these coordinates, where those differ from them by less than a short run can tell.
+        or these coordinates, where those differ from them by less than as many draws can tell, of which the fraction
+        `independent` is.
         """
         flat = w.reshape(-1, w.shape[-1])
-        if not len(flat):
+        count = independent * len(flat)
+        if count == 0:
             return self
-        weight = len(flat) / (len(flat) + prior_draws)
+        weight = count / (count + prior_draws)
         mean = weight * flat.mean(0)
         deviation = flat - mean
         covariance = weight * deviation.T @ deviation / len(flat)
         covariance = covariance + (1 - weight) * torch.eye(len(mean), dtype=w.dtype, device=w.device)
         variances, axes = torch.linalg.eigh(covariance)
         offsets = (axes.T @ mean) ** 2 / variances
-        if bool(((variances > 1 / _TELLING) & (variances < _TELLING) & (offsets < _TELLING - 1)).all()):
+        # the largest variance of so many draws of a standard normal distribution (Marchenko & Pastur 1967), shrunk
+        telling = _TELLING * (weight * (1 + (len(mean) / count) ** 0.5) ** 2 + 1 - weight)
+        if bool(((variances > 1 / telling) & (variances < telling) & (offsets < telling - 1)).all()):
             return self
         precision = (axes / variances) @ axes.T
         return Whitened(self.posterior, self.unwhiten(mean), self.factor @ torch.linalg.cholesky(precision))

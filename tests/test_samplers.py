@@ -301,6 +301,21 @@ def test_learned_coordinates_whiten_what_the_hessian_got_wrong():
     torch.testing.assert_close(learned.unwhiten(learned.whiten(z)), z)
 
 
+def test_coordinates_that_fit_are_kept_by_however_few_draws():
+    size = 7
+    whitened = Whitened(Posterior(gaussian), torch.zeros(size).double(), torch.eye(size).double())
+    generator = torch.Generator().manual_seed(3)
+    kept = [
+        whitened.learned(torch.randn(draws, size, generator=generator).double(), prior_draws=3 * size) is whitened
+        for draws in (20, 40, 80, 160) * 25
+    ]
+    assert all(kept)
+    # as many that are half as many, the others copies of them
+    twice = torch.randn(40, size, generator=generator).double().repeat(2, 1)
+    assert whitened.learned(twice, prior_draws=3 * size, independent=0.5) is whitened
+    assert whitened.learned(torch.zeros(0, size).double(), prior_draws=3 * size) is whitened
+
+
 def test_mala_is_a_kernel_of_pyros_mcmc():
     def model() -> None:
         pyro.sample("x", dist.Normal(double(3.0, -1.0), double(1.0, 2.0)).to_event(1))
