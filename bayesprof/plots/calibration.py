@@ -130,7 +130,15 @@ def _headline(calibration: Any) -> str:
     failed = sum(calibration.flagged.values()) + sum(calibration.missing.values())
     counts = f"{calibration.simulations} simulations, {calibration.draws} draws each"
     said = "calibrated" if calibration.ok else "not calibrated"
-    return f"{counts}: {said}" + (f" ({failed} fits failed by their own verdict)" if failed else "")
+    reasons = [
+        f"{count} fits {reason}"
+        for count, reason in (
+            (failed, "failed by their own verdict"),
+            (calibration.lost, "in a mode far below the truth"),
+        )
+        if count
+    ]
+    return f"{counts}: {said}" + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def _wrapped(name: str) -> str:
