@@ -72,7 +72,7 @@ def half_stuck() -> np.ndarray:
         pytest.param(
             normal() + np.array([[0.0], [0.0], [0.0], [8.0]]),
             {},
-            ("R-hat of x", "several modes", 'method="smc"'),
+            ("R-hat of x", "several modes", "init=inference.lm(model, starts=8)"),
             id="chains in different modes",
         ),
         pytest.param(walk(), {}, ("R-hat of x", "take more draws", "ESS of x"), id="chains that wander"),
