@@ -22,6 +22,11 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def _starts(text: str) -> int | str:
+    """A number, or a word, which the settings judge."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
     """The tables of the settings file that `argv` names, if any, with the options over them, and whether to be quiet.
 
@@ -146,7 +151,7 @@ def _add_method(group: Any) -> None:
     group.add_argument(
         "--method", metavar="NAME", help="nuts (default), lm, sample, laplace, split_hmc, hmc, mala, ensemble or svi"
     )
-    group.add_argument("--starts", type=int, metavar="N", help="starts of the fit that comes first")
+    group.add_argument("--starts", type=_starts, metavar="N", help="starts of the fit that comes first, or auto")
     group.add_argument(
         "--draws", type=int, metavar="N", help="draws kept, per chain (of sample, laplace and svi: in all)"
     )

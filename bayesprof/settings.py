@@ -67,14 +67,14 @@ FIT_KEYS: dict[str, tuple[type, ...]] = {
     "method": (str,),
     "likelihood": (str,),
     "seed": (int,),
-    "starts": (int,),
+    "starts": (int, str),
     "draws": (int,),
     "warmup": (int,),
     "chains": (int,),
     "threads": (int,),
 }
-"""Keys of [fit] and their types. `starts`: of the fit that comes first; `threads`: of torch, which may change the
-last digits of sums, and with them the draws."""
+"""Keys of [fit] and their types. `starts`: of the fit that comes first, a number or "auto"; `threads`: of torch, which
+may change the last digits of sums, and with them the draws."""
 
 _TOP_KEYS: dict[str, tuple[type, ...]] = {
     "image": (dict,),
@@ -164,8 +164,10 @@ def checked(tables: Mapping[str, Any]) -> Settings:
             if key in given and key not in taken:
                 raise ValueError(f"[fit] method {given['method']!r} takes no {key}; leave it out")
         given = {key: taken[key].default for key in ("draws", "chains") if key in taken} | given
+    if isinstance(given["starts"], str) and given["starts"] != "auto":
+        raise ValueError(f"[fit] expected starts to be a number or 'auto', got {given['starts']!r}; correct it")
     for key, least in {"seed": 0, "starts": 1, "draws": 1, "chains": 1, "threads": 1}.items():
-        if key in given and given[key] < least:
+        if key in given and given[key] != "auto" and given[key] < least:
             raise ValueError(f"[fit] expected {key} to be at least {least}, got {given[key]}; correct it")
     return Settings(image, components, given, Path(tables.get("modules", ".")).resolve())
 

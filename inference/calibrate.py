@@ -38,7 +38,7 @@ _CHAINS, _WARMUP = 8, 150  # of the sampler, where it isn't trusted
 _SAMPLED, _MOST_SAMPLED = 100, 1000  # draws of a chain, extended while fewer are effective in all than are ranked among
 _ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
 _DIVERGING = 0.01  # of them, above which a fit is flagged
-_STARTS = 4  # of a fit that didn't converge from the first
+_STARTS = 4  # of a fit of many parameters that didn't converge from the first
 _LOST = 8  # standard deviations of the draws' log densities, by which the truth's is above all of them
 _BATCH = 64  # draws evaluated together
 
@@ -158,7 +158,8 @@ def calibrate(
     identity = {
         "method": "calibrate", "by": _name(method), "simulate": _name(given), "start": start, "seed": seed,
         "draws": draws, "model": posterior.fingerprint,
-        "default": None if method is not None else [_PROPOSALS, _EFFICIENT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE],
+        "default": None if method is not None
+        else [_PROPOSALS, _EFFICIENT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE, _STARTS],
     }  # fmt: skip
     with nullcontext() if checkpoint is None else Checkpoint(checkpoint, identity) as saved:
         tally = Tally(saved)
@@ -222,7 +223,7 @@ def _best_of(starts: Tensor, posterior: Posterior) -> dict[str, Tensor]:
 def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mapping[str, Tensor]) -> tuple[Tensor, str]:
     """Draws from an approximation that is close to the posterior, else from a sampler; and a verdict on them."""
     fit = lm(posterior, init=init, seed=seed, starts="auto")
-    if not fit.converged:
+    if not fit.converged and fit.starts < _STARTS:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
     weighted = importance(posterior, *modes_at(posterior, fit).proposals(_PROPOSALS, seed))
     # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell

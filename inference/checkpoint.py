@@ -38,7 +38,7 @@ except ImportError:  # Windows
 
 _SEAL = Seal(
     "checkpoint",
-    "1",
+    "2",
     "resume with the version of bayesprof that wrote it, or choose another path",
     "a bayesprof checkpoint or no file",
     "which is left as it is; choose another path",

@@ -3,9 +3,9 @@
 A chain carries the label m of the mode whose coordinates it moves in. Position and label have the joint density
 ``p(z) r_m(z)``, r_m the share of mode m in the mixture's density at z: summed over labels, that of z is the
 posterior's. Between the transitions of a sampler it proposes the same whitened position about another mode, accepted
-as Metropolis and Hastings would; that needs no gradient, and is exact however poor the approximations are (in the
-spirit of darting: Sminchisescu & Welling 2011, Pattern Recognition 44, 2738). Where they are good, it is accepted as
-often as the other mode is as probable.
+as Metropolis and Hastings would; that costs a gradient, and is exact however poor the approximations are (in the spirit
+of darting: Sminchisescu & Welling 2011, Pattern Recognition 44, 2738). Where they are good, it is accepted about as
+often as the ratio of the modes' probabilities says, or always.
 
 Each approximation is a Student t, whose tails are at least as heavy as most posteriors': weights of draws from it are
 bounded where a Gaussian's are not. With as many degrees of freedom as dimensions, 10 at least, a Gaussian posterior
@@ -142,12 +142,15 @@ class Modes:
         log_share = parts.log_softmax(-1).gather(-1, own)[:, 0]
         return log_share, _chosen(list(slopes.unbind(-1)), labels) - mean
 
-    def unvisited(self, z: Tensor) -> str | None:
-        """What is to be said of draws `z` (..., D) that hardly go to a mode with a part in the probability, if so."""
+    def unvisited(self, z: Tensor, weights: Tensor | None = None) -> str | None:
+        """What is to be said of draws `z` (..., D) where they hardly go to a mode with a part in the probability.
+        `weights` (...) sum to 1; equal ones where None.
+        """
         if len(self.each) == 1:
             return None
         nearest = (self._log_t(z) + self.log_evidences.log_softmax(0)).argmax(-1).reshape(-1)
-        seen = nearest.bincount(minlength=len(self.each)) / len(nearest)
+        equal = torch.full_like(nearest, 1 / len(nearest), dtype=self.log_evidences.dtype)
+        seen = nearest.bincount(equal if weights is None else weights.reshape(-1), minlength=len(self.each))
         missed = float(self.shares[(self.shares > _COUNTS) & (seen < _HARDLY * self.shares)].sum())
         if missed == 0:
             return None

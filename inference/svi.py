@@ -128,7 +128,7 @@ def svi(
         whitened = whitened_at(posterior, fit)
         attrs |= {"guide": guide, "fit": fit.message}
         elbo, weighted = _fit_named(whitened, guide, optimizer, steps, particles, proposals, seed, progress)
-        failure = modes_at(posterior, fit).unvisited(weighted.z)
+        failure = modes_at(posterior, fit).unvisited(weighted.z, weighted.log_weights.exp())
     else:
         attrs |= {"guide": getattr(guide, "__name__", type(guide).__name__)}
         elbo, weighted = _fit_own(posterior, guide, optimizer, steps, particles, proposals, seed, progress)

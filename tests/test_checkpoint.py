@@ -366,7 +366,7 @@ def hdf5(path: Path) -> None:
         (hdf5, "got another HDF5 file, which is left as it is; choose another path"),
         (
             lambda path: path.write_bytes(b"bayesprof checkpoint, format 27\n" + bytes(1000)),
-            "expected a checkpoint of format 1, got format b'27'; resume with the version",
+            "expected a checkpoint of format 2, got format b'27'; resume with the version",
         ),
     ],
     ids=["text", "empty", "hdf5", "format"],

@@ -183,6 +183,16 @@ def test_failed_verdict_exits_with_1_and_keeps_the_results(folder, tmp_path, cap
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
 
 
+def test_starts_may_be_automatic_and_nothing_else_in_words(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    options = ("data/field.fits[1]", "--variance", "4.0", "--component", "sky=flat_sky", "--method", "lm")
+    assert fit(*options, "--starts", "auto", "--out", tmp_path / "out") == 0
+    assert "Best of 4 starts" in capsys.readouterr().out
+    assert tomllib.loads((tmp_path / "out" / "settings.toml").read_text())["fit"]["starts"] == "auto"
+    assert fit(*options, "--starts", "many", "--out", tmp_path / "other") == 2
+    assert "expected starts to be a number or 'auto', got 'many'" in capsys.readouterr().err
+
+
 def test_everything_can_be_given_as_options(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     options = (

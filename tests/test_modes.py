@@ -87,7 +87,7 @@ def test_every_method_has_the_shares_and_widths_of_both(method, draws, posterior
     post = getattr(inference, method)(posterior, init=fit, draws=draws, seed=4, progress=False)
     x = post.posterior["x"].values.reshape(-1, 2)
     first = x[:, 0] > 0
-    # a twentieth is three times the error of the share of 400 independent draws, which the verdict asks for
+    # 0.07 is three times the error of the share of 400 independent draws, which the verdict asks for
     assert post.attrs["verdict"] == "ok"
     assert first.mean() == pytest.approx(SHARES[0], abs=0.07)
     for inside, centre, width in zip((first, ~first), CENTRES, WIDTHS, strict=True):
@@ -119,6 +119,14 @@ def test_methods_about_one_maximum_say_what_they_miss(method, posterior, fit):
     options = {"svi": {"steps": 100}, "ensemble": {"draws": 200, "warmup": 50}}[method]
     post = getattr(inference, method)(posterior, init=fit, progress=False, **options)
     assert "other maxima that the fit knows, about which there are 30% of the probability" in post.attrs["verdict"]
+
+
+def test_what_draws_miss_is_told_by_their_weights(posterior, fit):
+    modes = modes_at(posterior, fit)
+    z = torch.tensor([*[CENTRES[0]] * 99, CENTRES[1]], dtype=torch.float64)
+    assert "30%" in str(modes.unvisited(z))
+    weights = torch.tensor([*[0.7 / 99] * 99, 0.3], dtype=torch.float64)
+    assert modes.unvisited(z, weights) is None
 
 
 def test_evidence_is_that_of_both(posterior, fit):
