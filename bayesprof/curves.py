@@ -165,7 +165,8 @@ class Curve(Variation):
         found = torch.linalg.pinv(design) @ free
         found = torch.where(found.abs() < _NOTHING, torch.zeros_like(found), found)
         middle = transform(found[0].reshape(asked.shape))
-        start = start_of(source, middle, given=self.prior is not None)
+        measured_all = all(default.measured for default in asked.defaults)
+        start = start_of(source, middle, given=self.prior is not None, measured=measured_all)
         return start, found[1:].reshape(zero.shape) if start is not None else zero
 
 

@@ -25,6 +25,9 @@ from torch import Tensor
 from bayesprof.image import Image
 from bayesprof.joint_prior import together
 
+# standard deviations of a user's prior within which a fit starts from what was measured, or else from the default
+_MEASURED_WITHIN, _GUESSED_WITHIN = 4.0, 1.0
+
 
 class Axis(NamedTuple):
     """An axis of a parameter that isn't a single number: its name as a dimension and the labels along it. `shared`:
@@ -117,7 +120,7 @@ class Shared(Variation):
     def over(self, asked: Asked) -> Varied:
         default = asked.defaults[0]
         source = default.prior if self.given is None else asked.checked(self.given)
-        start = start_of(source, default.start, given=self.given is not None)
+        start = start_of(source, default.start, given=self.given is not None, measured=default.measured)
         drawn = asked.drawn(source, start, default.formula if self.given is None else "", asked.axes)
         return Varied({asked.name: drawn}, lambda sites: sites[asked.name], shared=True)
 
@@ -212,9 +215,10 @@ def per_band(prior: Any = None) -> Variation:
     return PerBand(prior)
 
 
-def start_of(source: Any, start: Any, *, given: bool) -> Any:
+def start_of(source: Any, start: Any, *, given: bool, measured: bool) -> Any:
     """`start`, where a fit may start there: from a prior, and from a given one where it is within four standard
-    deviations of it. What was measured on the image may be another object than the user's prior is about.
+    deviations of it, or one if it wasn't `measured`. What was measured on the image may be another object than the
+    user's prior is about; and of the rest that prior knows more than the default.
     """
     if not isinstance(source, TorchDistributionMixin) or start is None:
         return None
@@ -225,21 +229,22 @@ def start_of(source: Any, start: Any, *, given: bool) -> Any:
     except NotImplementedError:
         return start
     value = torch.as_tensor(start, dtype=mean.dtype, device=mean.device)
-    return None if bool(((value - mean).abs() > 4 * sd).any()) else start
+    furthest = _MEASURED_WITHIN if measured else _GUESSED_WITHIN
+    return None if bool(((value - mean).abs() > furthest * sd).any()) else start
 
 
 def _each(asked: Asked, given: Any, defaults: Sequence[Any], axis: Axis, kind: str) -> Drawn:
     """What is drawn for a value for each label along `axis`."""
     axes, shape = (axis, *asked.axes), (len(axis.labels), *asked.shape)
     starts = [default.start for default in defaults]
-    start = None
+    start, measured = None, all(default.measured for default in defaults)
     if all(one is not None for one in starts):
         start = torch.stack([torch.as_tensor(one, dtype=torch.float64) for one in starts])
     if given is None:
         priors = [default.prior for default in defaults]
         if not all(isinstance(prior, TorchDistributionMixin) for prior in priors):
             return asked.drawn(priors[0], None, defaults[0].formula, asked.axes)  # held by default, as one for all
-        return asked.drawn(together(priors), start_of(priors[0], start, given=False), _formula(axis, defaults), axes)
+        return asked.drawn(together(priors), start, _formula(axis, defaults), axes)
     if isinstance(given, Mapping):
         wrong = [label for label in axis.labels if label not in given] or [
             name for name in given if name not in axis.labels
@@ -258,10 +263,10 @@ def _each(asked: Asked, given: Any, defaults: Sequence[Any], axis: Axis, kind: s
         if not priors:
             return asked.drawn(torch.stack([torch.as_tensor(one, dtype=torch.float64) for one in each]), None, "", axes)
         source = together(priors)
-        return asked.drawn(source, start_of(source, start, given=True), "", axes)
+        return asked.drawn(source, start_of(source, start, given=True, measured=measured), "", axes)
     if isinstance(given, TorchDistributionMixin):
         source = given if tuple(given.shape()) == shape else together([asked.checked(given)] * len(axis.labels))
-        return asked.drawn(source, start_of(source, start, given=True), "", axes)
+        return asked.drawn(source, start_of(source, start, given=True, measured=measured), "", axes)
     values = torch.as_tensor(given, dtype=torch.float64) if not isinstance(given, Tensor) else given
     if tuple(values.shape) == asked.shape:
         values = values.expand(shape)

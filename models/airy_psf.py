@@ -120,7 +120,8 @@ def airy_psf(*, lambda_over_d: Any = None, obscuration: Any = None, **options: A
 def _lambda_over_d(found: Measurement, image: Image) -> Default:
     width = seeing(image)
     source = f"{FWHM_IN_LAMBDA_OVER_D} lambda/D is the width of {width.source or 'an image without stars'}"
-    return log_normal(width.fwhm / FWHM_IN_LAMBDA_OVER_D, 0.3 if width.source else 0.5, image, source)
+    sd, measured = (0.3, True) if width.source else (0.5, False)
+    return log_normal(width.fwhm / FWHM_IN_LAMBDA_OVER_D, sd, image, source, measured=measured)
 
 
 def _obscuration(found: Measurement, image: Image) -> Default:

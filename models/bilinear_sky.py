@@ -92,6 +92,7 @@ def bilinear_sky(*, nodes: Sequence[int] = (3, 3), levels: Any = None) -> Compon
             torch.full(counts, found.sky),
             f"Normal({found.sky:.5g}, {3 * found.noise:.3g}) each: clipped median of the image's border, and three "
             "times the pixel noise",
+            measured=True,
         )
 
     levels_of = Parameter("{flux}", "finite", lambda values: bool(values.isfinite().all()), default, axes)

@@ -148,7 +148,7 @@ def bulge_disk(
 
 
 def _disk_r_eff(found: Measurement, image: Image) -> Default:
-    return log_normal(found.r_eff, 0.7, image, "measured half-light radius")
+    return log_normal(found.r_eff, 0.7, image, "measured half-light radius", measured=True)
 
 
 def _bulge_n(found: Measurement, image: Image) -> Default:

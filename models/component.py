@@ -32,11 +32,15 @@ Made = TypeVar("Made")
 
 
 class Default(NamedTuple):
-    """A default prior: the distribution, the value to start from (None: its median), and its formula in words."""
+    """A default prior: the distribution, the value to start from (None: its median), and its formula in words.
+
+    `measured` : whether that value is what the image has, or else a guess.
+    """
 
     prior: Any
     start: Any
     formula: str
+    measured: bool = False
 
 
 class Parameter(NamedTuple):
@@ -379,17 +383,18 @@ def number(value: float, image: Image) -> Tensor:
     return torch.tensor(value, dtype=image.dtype, device=image.device)
 
 
-def log_normal(median: float, log_sd: float, image: Image, quantity: str, digits: str = ".4g") -> Default:
-    """Default log-normal prior about a measured `median`."""
+def log_normal(
+    median: float, log_sd: float, image: Image, quantity: str, digits: str = ".4g", *, measured: bool = False
+) -> Default:
+    """Default log-normal prior about a `median`."""
     prior = dist.LogNormal(torch.log(number(median, image)), number(log_sd, image))
-    return Default(prior, median, f"LogNormal(ln {median:{digits}}, {log_sd:g}): {quantity}")
+    return Default(prior, median, f"LogNormal(ln {median:{digits}}, {log_sd:g}): {quantity}", measured)
 
 
-def normal(mean: float, sd: float, image: Image, quantity: str) -> Default:
-    """Default normal prior about a measured `mean`."""
-    return Default(
-        dist.Normal(number(mean, image), number(sd, image)), mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}"
-    )
+def normal(mean: float, sd: float, image: Image, quantity: str, *, measured: bool = False) -> Default:
+    """Default normal prior about a `mean`."""
+    prior = dist.Normal(number(mean, image), number(sd, image))
+    return Default(prior, mean, f"Normal({mean:.5g}, {sd:.3g}): {quantity}", measured)
 
 
 def beta(a: float, b: float, image: Image, quantity: str) -> Default:

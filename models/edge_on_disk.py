@@ -130,7 +130,9 @@ def edge_on_disk(
 
 
 def _scale_length(found: Measurement, image: Image) -> Default:
-    return log_normal(found.r_eff / R_EFF_OVER_SCALE, 0.7, image, "measured half-light radius over 1.678")
+    return log_normal(
+        found.r_eff / R_EFF_OVER_SCALE, 0.7, image, "measured half-light radius over 1.678", measured=True
+    )
 
 
 def _sech_power(found: Measurement, image: Image) -> Default:

@@ -32,9 +32,8 @@ class FlatSky(Background):
 
 
 def _level(found: Measurement, image: Image) -> Default:
-    return normal(
-        found.sky, 3 * found.noise, image, "clipped median of the image's border, and three times the pixel noise"
-    )
+    source = "clipped median of the image's border, and three times the pixel noise"
+    return normal(found.sky, 3 * found.noise, image, source, measured=True)
 
 
 LEVEL = {"level": Parameter("{flux}", "finite", math.isfinite, _level)}

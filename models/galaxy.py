@@ -48,30 +48,30 @@ def _positive(value: float) -> bool:
 
 def _position(axis: str) -> Parameter:
     def default(found: Measurement, image: Image) -> Default:
-        return normal(getattr(found, axis), max(1.0, 0.5 * found.r_eff), image, f"measured {axis}")
+        return normal(getattr(found, axis), max(1.0, 0.5 * found.r_eff), image, f"measured {axis}", measured=True)
 
     return Parameter("pixel", "finite", math.isfinite, default)
 
 
 def _flux(found: Measurement, image: Image) -> Default:
-    return log_normal(found.flux, 2.0, image, "measured flux")
+    return log_normal(found.flux, 2.0, image, "measured flux", measured=True)
 
 
 def _r_eff(found: Measurement, image: Image) -> Default:
-    return log_normal(found.r_eff, 1.0, image, "measured half-light radius")
+    return log_normal(found.r_eff, 1.0, image, "measured half-light radius", measured=True)
 
 
 def _q(found: Measurement, image: Image) -> Default:
     size = math.hypot(*found.ellipticity)
     start = min(max((1 - size) / (1 + size), 0.1), 0.95)
-    return Default(dist.Uniform(number(0.05, image), number(1.0, image)), start, "Uniform(0.05, 1)")
+    return Default(dist.Uniform(number(0.05, image), number(1.0, image)), start, "Uniform(0.05, 1)", measured=True)
 
 
 def _theta(found: Measurement, image: Image) -> Default:
     angle = 0.5 * math.atan2(found.ellipticity[1], found.ellipticity[0])
     low, high = angle - math.pi / 2, angle + math.pi / 2
     prior = dist.Uniform(number(low, image), number(high, image))
-    return Default(prior, angle, f"Uniform({low:.3f}, {high:.3f}): half a turn about the measured angle")
+    return Default(prior, angle, f"Uniform({low:.3f}, {high:.3f}): half a turn about the measured angle", True)
 
 
 POSITION = {"x": _position("x"), "y": _position("y")}
@@ -177,6 +177,7 @@ def _ellipticity(scale: float, measured: bool) -> Parameter:
             Ellipticity(number(scale, image)),
             torch.tensor(found.ellipticity if measured else (0.0, 0.0)),
             f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {scale})",
+            measured,
         )
 
     return Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), default, (_COMPONENTS,))

@@ -109,6 +109,7 @@ def polynomial_sky(*, degree: int = 2, coefficients: Any = None) -> Component:
             mean,
             f"Normal({found.sky:.5g}, {3 * found.noise:.3g}): clipped median of the image's border, and three times "
             "the pixel noise; the others about 0",
+            measured=True,
         )
 
     allowed = Parameter(

@@ -35,7 +35,7 @@ def _fwhm(found: Measurement, image: Image) -> Default:
     width = seeing(image)
     if not width.source:
         return log_normal(width.fwhm, 0.5, image, "the image has neither a PSF nor a bright star")
-    return log_normal(width.fwhm, 0.3, image, f"full width at half maximum of {width.source}")
+    return log_normal(width.fwhm, 0.3, image, f"full width at half maximum of {width.source}", measured=True)
 
 
 def _q(found: Measurement, image: Image) -> Default:

@@ -539,6 +539,31 @@ def test_starts_lie_inside_the_priors(row, image):
             assert math.isfinite(float(node["fn"].log_prob(starts[f"it.{name}"]))), name
 
 
+def test_what_was_measured_starts_a_fit_and_of_the_rest_the_given_prior_knows_more(image):
+    flux = float(bp.Scene(image, it=models.sersic()).initial_values()["it.flux"])
+
+    def starts(**priors):
+        return set(bp.Scene(image, it=models.sersic(q=0.5, theta=0.0, **priors)).initial_values())
+
+    two_away = {"flux": dist.Normal(flux - 2.0, 1.0), "n": dist.Normal(3.5, 1.0)}  # n starts from 1.5 by default
+    assert starts(**two_away) == {"it.x", "it.y", "it.flux", "it.r_eff"}
+    assert starts(n=dist.Normal(2.3, 1.0), flux=dist.Normal(flux - 5.0, 1.0)) == {"it.x", "it.y", "it.r_eff", "it.n"}
+    each = {name: bp.per_image(prior) for name, prior in two_away.items()}
+    assert starts(**each) == {"it.x", "it.y", "it.flux", "it.r_eff"}
+
+
+def test_spiral_starts_from_the_median_of_a_given_prior_of_its_turn_and_to_one_side_where_that_is_none(image):
+    def start(**turn):
+        shape = models.log_spiral(r_bar=1.5, **turn)
+        scene = bp.Scene(image, it=models.shaped(models.exponential(), shape, models.fourier_modes((2,))))
+        posterior = inference.Posterior(scene)
+        return float(posterior.constrain(posterior.initial())["it.winding"])
+
+    assert start() == 1.0
+    assert start(winding=dist.Normal(0.0, 2.0)) == 1.0  # a turn of 0 is a saddle
+    assert start(winding=dist.LogNormal(1.0, 0.2)) == pytest.approx(math.exp(1.0), rel=0.1)
+
+
 @by_name(CATALOGUE)
 def test_component_without_a_scene_says_what_to_do(row):
     with pytest.raises(TypeError, match=r"bp\.Scene"):
