@@ -75,7 +75,6 @@ def calibrate(
         whose ESS is lower is flagged.
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
-        Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
         :func:`lm` from several starts and Laplace's approximation, importance-resampled, and :func:`split_hmc` where
         k-hat, or effective draws fewer than six tenths of the proposals, say that the posterior isn't like that.

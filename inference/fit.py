@@ -186,6 +186,8 @@ class Curvature(NamedTuple):
         Newton step to the maximum, and its `decrement` g^T H^-1 g; 0 and infinity where the Hessian isn't definite.
     log_density : float
         At the point itself.
+    edge : bool
+        Whether it is known for a maximum without a Hessian, from which the density falls to all sides.
     """
 
     gauss_newton: Tensor
@@ -196,6 +198,7 @@ class Curvature(NamedTuple):
     step: Tensor
     decrement: float
     log_density: float
+    edge: bool = False
 
 
 def curvature_at(target: Density, z: Tensor, gauss_newton: Tensor | None = None) -> Curvature:
@@ -240,10 +243,11 @@ def fit_at(
     definite. `free` (D,) is False for entries held by a bound, whose rows and columns are left out of that judgement.
     """
     posterior = target.posterior if isinstance(target, Constrained) else target
-    gauss_newton, factor, singular, relative, exact, *_ = curvature or curvature_at(target, z, gauss_newton)
+    curvature = curvature or curvature_at(target, z, gauss_newton)
+    gauss_newton, factor, singular, relative, exact, *_ = curvature
     eigenvalues = _eigenvalues(relative)
     hessian = factor @ relative @ factor.T if exact else gauss_newton
-    maximum = exact
+    maximum = exact or curvature.edge
     if free is not None and not exact and bool(relative.isfinite().all()) and not singular:
         inside = (factor @ relative @ factor.T)[free][:, free]
         maximum = bool(torch.linalg.cholesky_ex(inside).info == 0)

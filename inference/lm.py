@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bayesprof.inference.climb import NEAR, Climb, climb, is_near
 from bayesprof.inference.constraints import Constrained, Constraint, constrained
-from bayesprof.inference.fit import FEW, Fit, curvature_at, fit_at, start_at
+from bayesprof.inference.fit import FEW, Curvature, Fit, curvature_at, fit_at, start_at
 from bayesprof.inference.modes import shares_of
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
@@ -36,6 +37,13 @@ _BELOW = 20.0  # the highest maximum in log density, for another to be of no acc
 _STARTS, _AGREEING, _MOST_STARTS = 4, 3, 16
 _SEARCHED = 24  # parameters up to which draws of the prior lead to other maxima
 _SAME = 0.01  # difference in log density of two ends at one maximum
+# where the exact Hessian isn't positive: standard deviations that are tried along its axes; the least gain in log
+# density for which a climb goes on there, and how often; the fall to all sides that makes it an edge
+_ASIDE, _HIGHER, _SADDLES, _FALL = (0.03, 0.1, 0.3, 1.0), 1e-3, 4, 0.01
+_EDGE = (
+    "Converged: to an edge of the density, as there is one where an ellipse becomes a circle; the curvature is that of "
+    "Gauss and Newton."
+)
 
 
 @one_thread()
@@ -134,10 +142,14 @@ def _searched(target: Posterior | Constrained, first: Fit, seeds: Sequence[int],
     found, heights = [replace(first, others=()), *first.others], [first.log_density]
     for seed in seeds:
         known = [fit for fit in found if fit.converged]
+        highest = max((fit.log_density for fit in known), default=-math.inf)
         end = climb(target, posterior.prior_draw(seed), decrement=_CLOSE, max_iterations=_FURTHER, known=known)
+        if not end.converged and end.log_density > highest + _SAME and known:
+            end = _on_from(end, climb(target, end.z, decrement=_CLOSE, known=known))
         heights.append(end.log_density)
-        if not known or (end.converged and end.log_density > max(fit.log_density for fit in known) - _BELOW):
+        if not known or (end.converged and end.log_density > highest - _BELOW):
             fit = _at_summit(target, end)
+            heights[-1] = fit.log_density
             if not any(is_near(fit.z, other) for other in known):
                 found.append(fit)
         at_highest = sum(height > max(heights) - _SAME for height in heights)
@@ -146,6 +158,9 @@ def _searched(target: Posterior | Constrained, first: Fit, seeds: Sequence[int],
     best = max(found, key=lambda fit: (fit.converged, fit.log_density))
     others = [fit for fit in found if fit is not best and fit.converged and fit.log_density > best.log_density - _BELOW]
     others.sort(key=lambda fit: -fit.log_density)
+    if best.converged and max(heights) > best.log_density + _SAME:
+        message = f"Failed: a start ended higher, at no maximum; go on with more of them (starts=16). ({best.message})"
+        best = replace(best, converged=False, message=message)
     return _told(replace(best, others=tuple(others), starts=first.starts), heights)
 
 
@@ -192,19 +207,46 @@ def fitted(
     return _searched(posterior, init, seeds, starts == "auto")
 
 
-def _at_summit(target: Posterior | Constrained, near: Climb) -> Fit:
+def _at_summit(target: Posterior | Constrained, near: Climb, saddles: int = _SADDLES) -> Fit:
     """The fit at the maximum that a climb has come close to: a step by the exact Hessian, whose differences are taken
-    in any case, from there; or, where that isn't enough, the rest of the climb.
+    in any case, from there; or, where that isn't enough, the rest of the climb, past as many `saddles` at most.
     """
     found = curvature_at(target, near.z, near.gauss_newton)
     if near.converged and found.decrement < _LAST:
         end = _stepped(near, found.step, found.decrement, found.log_density)
-    elif near.converged:
-        rest = climb(target, near.z)
-        return fit_at(target, **rest._replace(iterations=near.iterations + rest.iterations)._asdict())
-    else:
-        end = near
+        return fit_at(target, **end._asdict(), curvature=found)
+    end = near
+    if near.converged:
+        end = _on_from(near, climb(target, near.z))
+        found = curvature_at(target, end.z, end.gauss_newton)
+    if not found.exact and not found.singular and math.isfinite(end.log_density):
+        higher, edge = _beside(target, end, found)
+        if higher is not None and end.converged and saddles:
+            return _at_summit(target, _on_from(end, climb(target, higher, decrement=_CLOSE)), saddles - 1)
+        if edge:
+            found = found._replace(edge=True)
+            end = end._replace(converged=True, message=_EDGE)
     return fit_at(target, **end._asdict(), curvature=found)
+
+
+def _on_from(first: Climb, second: Climb) -> Climb:
+    """The second climb as the end of both."""
+    return second._replace(iterations=first.iterations + second.iterations)
+
+
+def _beside(target: Posterior | Constrained, end: Climb, found: Curvature) -> tuple[Tensor | None, bool]:
+    """Along the axes of an exact Hessian that isn't positive: the highest point, where it is higher than the end of a
+    climb, and whether the density falls to all sides, so that this is a maximum with an edge.
+    """
+    _, vectors = torch.linalg.eigh(found.relative.nan_to_num(0.0))
+    directions = torch.linalg.solve_triangular(found.factor.T, vectors, upper=True).T
+    lengths = end.z.new_tensor(_ASIDE)[:, None, None]
+    points = torch.stack([end.z + lengths * directions, end.z - lengths * directions])  # (2, lengths, directions, D)
+    gains = target.log_density(points.flatten(0, -2)).reshape(points.shape[:-1]) - end.log_density
+    gains = gains.nan_to_num(-math.inf)
+    if bool(gains.max() > _HIGHER):
+        return points.flatten(0, -2)[gains.argmax()], False
+    return None, bool((gains[:, -1] < -_FALL).all())
 
 
 def _at_sparse_summit(target: SparseTarget, near: Climb) -> Fit:

@@ -733,15 +733,42 @@ def test_parameters_that_nothing_determines_fail_with_a_message(flat):
     assert not fit.message.startswith("Converged")
 
 
-def test_saddle_is_not_a_maximum():
+def test_a_fit_leads_past_a_saddle():
     def model():
         a = pyro.sample("a", dist.Normal(double(0.0), 10.0))
         pyro.sample("d", dist.Normal(a**2, 1.0).expand([3]).to_event(1), obs=double(4.0, 4.2, 3.9))
 
-    fit = inference.lm(model, init={"a": 0.0})
-    assert not fit.converged
-    assert "saddle" in fit.message or "no step" in fit.message
-    assert inference.lm(model, init={"a": 0.3}).params["a"] == pytest.approx(math.sqrt(4.033), abs=0.01)
+    for start in (0.0, 0.3):
+        fit = inference.lm(model, init={"a": start})
+        assert fit.converged
+        assert fit.hessian_kind == "exact"
+        assert abs(fit.params["a"]) == pytest.approx(math.sqrt(4.033), abs=0.01)
+
+
+def test_a_maximum_with_an_edge_is_one_and_its_message_says_so():
+    """As a size along the major axis makes the density of a round galaxy's ellipticity."""
+
+    def model():
+        e = pyro.sample("e", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+        size = pyro.sample("size", dist.Normal(double(0.0), 1.0))
+        length = (e.square().sum() + 1e-24).sqrt()
+        pyro.sample("size_seen", dist.Normal(size - length, 0.1), obs=double(1.0))
+        pyro.sample("e_seen", dist.Normal(e, 0.3).to_event(1), obs=torch.full((2,), 1e-6, dtype=torch.float64))
+
+    fit = inference.lm(model, starts=4)
+    assert fit.converged
+    assert fit.hessian_kind == "gauss-newton"
+    assert "edge" in fit.message
+    np.testing.assert_allclose(fit.params["e"], 0.0, atol=1e-3)
+    assert fit.params["size"] == pytest.approx(1.0, abs=0.01)
+    post = inference.sample(model, init=fit, progress=False)
+    # by quadrature over the length of e, given which the size is Normal
+    r = np.linspace(0.0, 3.0, 3001)
+    weight = r * np.exp(-0.5 * r**2 * (1 + 0.3**-2) - 0.5 * (1 + r) ** 2 / (1 + 0.1**2))
+    weight /= weight.sum()
+    assert post.attrs["verdict"] == "ok"
+    assert float(post.posterior["e"].std()) == pytest.approx(math.sqrt(0.5 * weight @ r**2), rel=0.08)
+    assert float(post.posterior["size"].mean()) == pytest.approx(weight @ (1 + r) / (1 + 0.1**2), abs=0.04)
 
 
 @pytest.mark.parametrize(("truth", "error"), [(-0.5, 0.01), (-0.1, 0.01), (-2.0, 0.01), (1.5, 0.01)])
