@@ -745,6 +745,21 @@ def test_a_fit_leads_past_a_saddle():
         assert abs(fit.params["a"]) == pytest.approx(math.sqrt(4.033), abs=0.01)
 
 
+def test_a_start_that_ended_higher_at_no_maximum_is_told():
+    def model():
+        prior = dist.Normal(double(0.0), 5.0)
+        x = pyro.sample("x", prior)
+        unbounded = 5 * torch.log1p(x.clamp(min=0.0)) - 4.5
+        pyro.factor("rest", torch.where(x < 0, -0.5 * (x + 3) ** 2, unbounded) - prior.log_prob(x))
+
+    alone = inference.lm(model, init={"x": -3.0})
+    assert alone.converged
+    fit = inference.lm(model, init={"x": -3.0}, starts=6)
+    assert fit.params["x"] == pytest.approx(-3.0)
+    assert not fit.converged
+    assert "a start ended higher" in fit.message
+
+
 def test_a_maximum_with_an_edge_is_one_and_its_message_says_so():
     """As a size along the major axis makes the density of a round galaxy's ellipticity."""
 
