@@ -38,10 +38,16 @@ def site_values(params: Any) -> dict[str, Any]:
     return dict(values or {})
 
 
+ANY_ANGLE = math.pi / math.sqrt(12)
+"""Standard deviation of an angle of period pi of which nothing is known."""
+
+
 def is_angle(name: str) -> bool:
-    """Whether the site `name` is an angle with the period pi, by its name: ``theta``, or ``bulge_theta`` of a part."""
-    parameter = name.rsplit(".", 1)[-1]
-    return parameter == "theta" or parameter.endswith("_theta")
+    """Whether the site `name` is an angle with the period pi, by its name: ``theta`` of a component, as "galaxy.theta",
+    or ``bulge_theta`` of a part of one.
+    """
+    _, of_component, parameter = name.rpartition(".")
+    return bool(of_component) and (parameter == "theta" or parameter.endswith("_theta"))
 
 
 def near_circular_mean(theta: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from bayesprof.inference.constraints import Constrained
 from bayesprof.inference.derived import Summary
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.sparse_matrix import SparseMatrix
+from bayesprof.values import ANY_ANGLE, is_angle
 
 _SINGULAR = 1e-13  # smallest eigenvalue of a curvature whose diagonal is 1, above rounding
 _DIFFERENCE = 1e-3  # step of the Hessian's differences, in standard deviations
@@ -60,7 +61,8 @@ class Fit:
     Attributes
     ----------
     params, std : dict
-        Value and standard deviation (float or array) of every latent and deterministic site.
+        Value and standard deviation (float or array) of every latent and deterministic site; of an angle that follows
+        from an ellipticity, at most that of an angle of which nothing is known, pi / sqrt(12).
     covariance : ndarray, shape (D, D), or scipy.sparse.csc_array
         Covariance of the latent sites, entries in the order of `labels`: the inverse Hessian, carried over linearly. Of
         thousands of sources in windows, whose matrix is sparse, the entries of each source and of those around it.
@@ -150,6 +152,8 @@ def moments_at(
     labels: list[str] = []
     for name, value in summary.values.items():
         entries = (factor @ summary.slopes[name].reshape(len(hessian), -1)).norm(dim=0).reshape(value.shape)
+        if is_angle(name) and name not in latent:
+            entries = entries.clamp(max=ANY_ANGLE)
         params[name] = value.item() if value.ndim == 0 else value.cpu().numpy()
         stds[name] = entries.item() if value.ndim == 0 else entries.cpu().numpy()
         if name in latent:

@@ -13,6 +13,7 @@ from bayesprof.inference.fit import NO_MAXIMUM, SINGULAR, Fit, entry_labels, wit
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.sparse_hessian import sparse_hessian
 from bayesprof.inference.sparse_matrix import SparseMatrix
+from bayesprof.values import ANY_ANGLE, is_angle
 
 _MANY = 1000  # parameters, from which on a sparse curvature is looked for
 _SPARSE = 0.1  # of the entries of a matrix, above which it isn't
@@ -91,6 +92,7 @@ def sparse_fit_at(
     stds: dict[str, float | np.ndarray] = {}
     for name, value in values.items():
         std = np.sqrt((slopes[name] @ covariance).multiply(slopes[name]).sum(axis=1)).reshape(tuple(value.shape))
+        std = np.minimum(std, ANY_ANGLE) if is_angle(name) and name not in latent else std
         params[name] = value.item() if value.ndim == 0 else value.cpu().numpy()
         stds[name] = float(std) if value.ndim == 0 else std
     message = f"{message} Its curvature is sparse{'' if hessian is not None else ', the Gauss-Newton one'}."

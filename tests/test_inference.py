@@ -29,6 +29,7 @@ from bayesprof import inference, models
 from bayesprof.inference import Posterior, export
 from bayesprof.inference.climb import within
 from bayesprof.inference.information import fisher_terms
+from bayesprof.rendering import renderer_for
 
 DRAWS = np.random.default_rng(11)
 X = torch.from_numpy(DRAWS.normal(size=(20, 3)))
@@ -743,6 +744,20 @@ def test_a_fit_leads_past_a_saddle():
         assert fit.converged
         assert fit.hessian_kind == "exact"
         assert abs(fit.params["a"]) == pytest.approx(math.sqrt(4.033), abs=0.01)
+
+
+def test_the_angle_of_a_round_galaxy_has_the_error_of_any_angle_and_a_theta_that_is_no_angle_its_own():
+    light = models.Sersic(11.3, 9.6, 300.0, 3.0, 1.0, ellipticity=[0.0, 0.0])
+    psf = np.exp(-0.5 * (np.mgrid[-6:7, -6:7] ** 2).sum(0) / 1.2**2)
+    blank = bp.Image(np.zeros((20, 24)), sigma=1.0, psf=psf)
+    galaxy = models.exponential(x=11.3, y=9.6)
+    image = bp.Image(renderer_for(blank)(light).numpy(), sigma=1.0, psf=psf)
+    fit = inference.lm(bp.Scene(image, galaxy=galaxy))
+    assert fit.converged
+    np.testing.assert_allclose(fit.params["galaxy.ellipticity"], 0.0, atol=0.02)
+    assert fit.std["galaxy.theta"] == pytest.approx(math.pi / math.sqrt(12))
+    schools = inference.lm(eight_schools, init={"tau": 5.0})
+    assert (schools.std["theta"] > 1.0).all()
 
 
 def test_a_start_that_ended_higher_at_no_maximum_is_told():
