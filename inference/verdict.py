@@ -176,8 +176,8 @@ def _transition_failures(idata: az.InferenceData, target_acceptance: float | Non
     stats, failures = idata["sample_stats"], []
     if "diverging" in stats and (count := int(stats.diverging.sum())):
         failures.append(
-            f"{count} divergent transitions: the posterior bends more sharply than the step size resolves; raise "
-            "target_acceptance towards 0.95, or reparametrise the model"
+            f"{count} divergent transition{'s' if count > 1 else ''}: the posterior bends more sharply than the step "
+            "size resolves; raise target_acceptance towards 0.95, or reparametrise the model"
         )
     if "energy" in stats:
         energies = stats.energy.values
