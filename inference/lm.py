@@ -83,7 +83,8 @@ def lm(
     Returns
     -------
     Fit
-        With ``converged`` False, and the reason in ``message``, when it failed.
+        With ``converged`` False, and the reason in ``message``, when it failed. A maximum with an edge, from which the
+        density falls to all sides, is one; its ``hessian_kind`` is "gauss-newton", and its message says so.
 
     Raises
     ------

@@ -71,7 +71,7 @@ def _theta(found: Measurement, image: Image) -> Default:
     angle = 0.5 * math.atan2(found.ellipticity[1], found.ellipticity[0])
     low, high = angle - math.pi / 2, angle + math.pi / 2
     prior = dist.Uniform(number(low, image), number(high, image))
-    return Default(prior, angle, f"Uniform({low:.3f}, {high:.3f}): half a turn about the measured angle", True)
+    return Default(prior, angle, f"Uniform({low:.3f}, {high:.3f}): half a turn about the measured angle", measured=True)
 
 
 POSITION = {"x": _position("x"), "y": _position("y")}
@@ -177,7 +177,7 @@ def _ellipticity(scale: float, measured: bool) -> Parameter:
             Ellipticity(number(scale, image)),
             torch.tensor(found.ellipticity if measured else (0.0, 0.0)),
             f"isotropic, e = w/sqrt(1 + |w|^2) with w two independent Normal(0, {scale})",
-            measured,
+            measured=measured,
         )
 
     return Parameter("", "shorter than 1", lambda vector: bool(vector.norm() < 1), default, (_COMPONENTS,))
