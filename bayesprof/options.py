@@ -149,11 +149,13 @@ def _add_method(group: Any) -> None:
         help="gaussian (default), poisson, student_t, contaminated, extra_noise or correlated",
     )
     group.add_argument(
-        "--method", metavar="NAME", help="nuts (default), lm, sample, laplace, split_hmc, hmc, mala, ensemble or svi"
+        "--method",
+        metavar="NAME",
+        help="nuts (default), lm, sample, laplace, rto, split_hmc, hmc, mala, ensemble or svi",
     )
     group.add_argument("--starts", type=_starts, metavar="N", help="starts of the fit that comes first, or auto")
     group.add_argument(
-        "--draws", type=int, metavar="N", help="draws kept, per chain (of sample, laplace and svi: in all)"
+        "--draws", type=int, metavar="N", help="draws kept, per chain (of sample, laplace, rto and svi: in all)"
     )
     group.add_argument("--warmup", type=int, metavar="N", help="draws before them, per chain")
     group.add_argument("--chains", type=int, metavar="N", help="chains")

@@ -85,7 +85,7 @@ _TOP_KEYS: dict[str, tuple[type, ...]] = {
     "modules": (str,),
     "version": (str,),  # of bayesprof, in files that it wrote
 }
-METHODS = ("lm", "sample", "laplace", "split_hmc", "nuts", "hmc", "mala", "ensemble", "svi")
+METHODS = ("lm", "sample", "laplace", "rto", "split_hmc", "nuts", "hmc", "mala", "ensemble", "svi")
 _LENGTHS = ("draws", "warmup", "chains")
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from posteriors import ANALYTIC, Known, compared  # noqa: E402
 
-METHODS = ("nuts", "hmc", "split_hmc", "mala", "ensemble", "laplace", "svi", "sample")
+METHODS = ("nuts", "hmc", "split_hmc", "mala", "ensemble", "laplace", "rto", "svi", "sample")
 SHAPE = (36, 40)
 QUANTILES = (0.023, 0.159, 0.5, 0.841, 0.977)
 DRAWS, CHAINS, SEED = 1500, 16, 2026

@@ -7,9 +7,10 @@ there, for what doesn't converge in one go. They return a :class:`Fit`. :func:`l
 sky levels of a scene, to start from.
 
 :func:`sample` is the default for those who don't want to choose: the Laplace approximation with importance sampling
-(:func:`laplace`) where that can be trusted, else :func:`split_hmc`, the sampler with the most effective draws per
-gradient. :func:`nuts`, :func:`hmc`, :func:`mala` and :func:`ensemble` are the ones that everybody knows, :func:`svi`
-fits an approximation of your choice. They return ``arviz.InferenceData`` with a verdict in ``attrs["verdict"]``.
+(:func:`laplace`) where that can be trusted, else randomize-then-optimize (:func:`rto`), else :func:`split_hmc`, the
+sampler with the most effective draws per gradient. :func:`nuts`, :func:`hmc`, :func:`mala` and :func:`ensemble` are the
+ones that everybody knows, :func:`svi` fits an approximation of your choice. They return ``arviz.InferenceData`` with a
+verdict in ``attrs["verdict"]``.
 
 :func:`reweight` infers a population from posteriors of single galaxies.
 
@@ -33,6 +34,7 @@ from bayesprof.inference.nuts import nuts
 from bayesprof.inference.optimize import optimize
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.reweight import reweight
+from bayesprof.inference.rto import rto
 from bayesprof.inference.sample import sample
 from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.inference.svi import svi
@@ -41,5 +43,5 @@ from bayesprof.inference.verdict import Verdict, judge
 __all__ = [
     "MALA", "Calibration", "Constraint", "Evidence", "Fit", "Posterior", "Verdict", "calibrate", "compare", "ensemble",
     "evidence", "hmc", "iterate", "judge", "laplace", "linear_start", "lm", "mala", "nuts", "optimize",
-    "reweight", "sample", "split_hmc", "svi",
+    "reweight", "rto", "sample", "split_hmc", "svi",
 ]  # fmt: skip

@@ -29,11 +29,13 @@ from bayesprof.inference.lm import lm
 from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
+from bayesprof.inference.rto import straight_draws, straightens
 from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
 
 _PROPOSALS = 640  # of the Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
+_STRAIGHTENED, _STRAIGHT = 320, 0.3  # proposals of randomize-then-optimize, and such a fraction of them
 _CHAINS, _WARMUP = 8, 150  # of the sampler, where it isn't trusted
 _SAMPLED, _MOST_SAMPLED = 100, 1000  # draws of a chain, extended while fewer are effective in all than are ranked among
 _ACCEPTANCE = 0.95  # aimed at: the posteriors that come to it bend, and larger steps diverge
@@ -76,8 +78,9 @@ def calibrate(
     method : function, optional
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
-        :func:`lm` from several starts and Laplace's approximation, importance-resampled, and :func:`split_hmc` where
-        k-hat, or effective draws fewer than six tenths of the proposals, say that the posterior isn't like that.
+        :func:`lm` from several starts and Laplace's approximation, importance-resampled; where k-hat, or effective
+        draws fewer than six tenths of the proposals, say that the posterior isn't like that, :func:`rto`, with three
+        tenths; and :func:`split_hmc` where it isn't like that either.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -158,7 +161,7 @@ def calibrate(
         "method": "calibrate", "by": _name(method), "simulate": _name(given), "start": start, "seed": seed,
         "draws": draws, "model": posterior.fingerprint,
         "default": None if method is not None
-        else [_PROPOSALS, _EFFICIENT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE, _STARTS],
+        else [_PROPOSALS, _EFFICIENT, _STRAIGHTENED, _STRAIGHT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE, _STARTS],
     }  # fmt: skip
     with nullcontext() if checkpoint is None else Checkpoint(checkpoint, identity) as saved:
         tally = Tally(saved)
@@ -224,11 +227,19 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     fit = lm(posterior, init=init, seed=seed, starts="auto")
     if not fit.converged and fit.starts < _STARTS:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
-    weighted = importance(posterior, *modes_at(posterior, fit).proposals(_PROPOSALS, seed))
+    modes = modes_at(posterior, fit)
+    weighted = importance(posterior, *modes.proposals(_PROPOSALS, seed))
     # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
     if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
         index, _ = resampled(weighted, draws, np.random.default_rng(seed))
         return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
+    if straightens(posterior):
+        found = straight_draws(modes, _STRAIGHTENED, seed)
+        weighted = found.weighted
+        trusted = weighted.k_hat < k_hat_limit(_STRAIGHTENED) and weighted.ess > _STRAIGHT * _STRAIGHTENED
+        if trusted and found.failure is None:
+            index, _ = resampled(weighted, draws, np.random.default_rng(seed))
+            return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
     # compiled once for all simulations, which repays it where those of one fit wouldn't
     options = Options(
         init=fit, draws=_SAMPLED, warmup=_WARMUP, chains=_CHAINS, seed=seed, progress=False, compile=True,

@@ -124,6 +124,11 @@ class Captured:
             return self.largest
         return max(_elements(self._behind(self._returned[key])), default=0)
 
+    def depends(self, key: str) -> bool:
+        """Whether an entry of that dictionary is made of the vector, if without a derivative."""
+        first = next(iter(self.graph.graph.nodes))
+        return first in self._behind(self._returned[key])
+
 
 def _elements(nodes: Iterable[fx.Node]) -> list[int]:
     """Of the arrays that they compute."""

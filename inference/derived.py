@@ -150,6 +150,30 @@ def _jacobians(rows: list[list[Tensor]], found: Derivatives) -> list[Jacobian | 
     return [Jacobian(several, blocks) if blocks else None for several, blocks in each]
 
 
+def _jacobian(of: Parts) -> Callable[..., Any]:
+    """Those parameters of the observed distributions that depend on z, their derivatives and their Fisher information;
+    shapes (N,), (D, N), (N,).
+    """
+    found = with_derivatives(of.forward.several("weights", values="parameters", slopes="parameters"), "slopes")
+
+    def jacobian(z: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        at = found.graph(z, *constants)
+        values, slopes, weights = [z[:0]], [z.new_zeros(of.size, 0)], [z[:0]]
+        for value, rows, blocks, weight in zip(
+            at["values"], at["slopes"], found.blocks["slopes"], at["weights"], strict=True
+        ):
+            if blocks:
+                dense = torch.zeros(of.size, *value.shape, dtype=z.dtype, device=z.device)
+                for some, block in zip(rows, blocks, strict=True):
+                    dense = with_block(dense, block, some.to(z.dtype))
+                values.append(value.reshape(-1).to(z.dtype))
+                slopes.append(dense.reshape(of.size, -1))
+                weights.append(weight.reshape(-1).to(z.dtype))
+        return torch.cat(values), torch.cat(slopes, 1), torch.cat(weights)
+
+    return jacobian
+
+
 class PriorSlopes:
     """Derivatives of the terms of the log prior: the first `along` all entries of z, and the blocks of second ones, at
     the `pairs` of entries that they are of.
@@ -271,6 +295,7 @@ DERIVED = {
     "value_and_grad": _value_and_grad,
     "expansion": _expansion,
     "sparse_expansion": _sparse_expansion,
+    "jacobian": _jacobian,
     "hessian": _hessian,
     "summary": _summary,
     "sparse_summary": _sparse_summary,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,20 @@ def with_derivatives(
     written.graph.output(result)
     written.graph.eliminate_dead_code()
     return Derivatives(fx.GraphModule({}, written.graph), blocks)
+
+
+def along(graph: fx.GraphModule, key: str) -> list[set[int]]:
+    """Which entries of its first argument each tensor in a list that `graph` returns as `key` depends on."""
+    each = with_derivatives(graph, key).blocks[key]
+    return [
+        {
+            entry
+            for block in blocks
+            for entry in (block.active if block.axis is None else chain(*block.active))
+            if entry is not None
+        }
+        for blocks in each
+    ]
 
 
 def _is_block(value: Any) -> bool:

@@ -65,13 +65,16 @@ class Modes:
 
         Each has its share of the draws, a tenth of an equal one at least.
         """
-        fractions = _LEAST_DRAWN / len(self.each) + (1 - _LEAST_DRAWN) * self.shares
-        edges = (count * fractions.cumsum(0)).round().long()
-        counts = edges.diff(prepend=torch.zeros_like(edges[:1]))
-        size = len(self.each[0].centre)
-        w = _t_draws(count, size, _degrees(size), seed).to(self.each[0].centre)
+        counts = self.counts(count)
+        w = t_draws(count, len(self.each[0].centre), seed).to(self.each[0].centre)
         z = torch.cat([one.unwhiten(part) for one, part in zip(self.each, w.split(counts.tolist()), strict=True)])
         return z, (self._log_t(z) + (counts / count).log()).logsumexp(-1)
+
+    def counts(self, count: int) -> Tensor:
+        """How many of `count` proposals each mode has, (M,)."""
+        fractions = _LEAST_DRAWN / len(self.each) + (1 - _LEAST_DRAWN) * self.shares
+        edges = (count * fractions.cumsum(0)).round().long()
+        return edges.diff(prepend=torch.zeros_like(edges[:1]))
 
     def at(self, labels: Tensor) -> Target:
         """What chains that carry `labels` (chains,) move in."""
@@ -161,7 +164,7 @@ class Modes:
 
     def _log_t(self, z: Tensor) -> Tensor:
         """Log density in z of the Student t at each mode, (..., M)."""
-        return torch.stack([_log_t(one.whiten(z)) - one.log_volume for one in self.each], dim=-1)
+        return torch.stack([log_t(one.whiten(z)) - one.log_volume for one in self.each], dim=-1)
 
 
 class _Labelled(NamedTuple):
@@ -254,15 +257,16 @@ def _degrees(size: int) -> int:
     return max(_DEGREES_OF_FREEDOM, size)
 
 
-def _t_draws(count: int, size: int, df: int, seed: int) -> Tensor:
-    """Draws (count, size) with `df` degrees of freedom."""
+def t_draws(count: int, size: int, seed: int) -> Tensor:
+    """Draws (count, size)."""
+    df = _degrees(size)
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(count, size, dtype=torch.float64, generator=generator)
     chi_square = torch.randn(count, df, dtype=torch.float64, generator=generator).square().sum(-1)
     return normal / (chi_square / df).sqrt()[:, None]
 
 
-def _log_t(w: Tensor) -> Tensor:
+def log_t(w: Tensor) -> Tensor:
     """Log density at `w` of shape (..., size)."""
     size = w.shape[-1]
     df = _degrees(size)

@@ -26,6 +26,7 @@ from bayesprof.inference.arrow import Arrow, Layout
 from bayesprof.inference.blocks import places_of
 from bayesprof.inference.capture import Captured, capture, unchecked
 from bayesprof.inference.derived import Summary
+from bayesprof.inference.forward_mode import along
 from bayesprof.inference.functions import Functions
 from bayesprof.inference.information import (
     chi_square,
@@ -223,6 +224,12 @@ class Posterior:
         information, prior = (pattern.matrix(some) for pattern, some in zip(patterns, entries, strict=True))
         return value, gradient, information, prior
 
+    def jacobian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """At `z` (..., D): those parameters of the observed distributions whose Fisher information is known, the mean
+        of every pixel for one, (..., N) in all; their derivatives, (..., D, N); and that information, (..., N).
+        """
+        return self._evaluated("jacobian", z)
+
     def hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log density, its gradient, and minus its Hessian, exact, at `z` of shape ``(..., D)``."""
         if self._plated is not None:
@@ -349,6 +356,17 @@ class Posterior:
     @property
     def all_known(self) -> bool:
         return len(self._known) == len(self.observed) + len(self.factors)
+
+    @cached_property
+    def of_residuals(self) -> bool:
+        """Whether the log density is half a sum of squares of what is measured with a known error, as in a scene with
+        Gaussian noise, plus a prior of independent sites.
+        """
+        if not self.all_known or self._forward.depends("weights"):
+            return False
+        terms = along(self._forward.several("prior_terms"), "prior_terms")
+        own = [set(range(site.place.start, site.place.stop)) for site in self.sites]
+        return all(some <= site for some, site in zip(terms, own, strict=True))
 
     @cached_property
     def _plated(self) -> Plated | None:

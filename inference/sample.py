@@ -12,15 +12,20 @@ import arviz as az
 from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.export import TOGETHER
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.importance import CHAINS, importance, importance_result, spread
+from bayesprof.inference.importance import CHAINS, Spread, importance, importance_result, spread
 from bayesprof.inference.lm import check_starts, fitted
-from bayesprof.inference.modes import modes_at
+from bayesprof.inference.modes import Modes, modes_at
 from bayesprof.inference.posterior import Posterior
+from bayesprof.inference.randomness import seeds_from
+from bayesprof.inference.rto import Straight, straight_draws, straightens
 from bayesprof.inference.split_hmc import split_hmc
 from bayesprof.threads import one_thread
 
 _PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
+# of randomize-then-optimize, to see whether the others are worth their time, and the effective fraction that says so
+_FIRST_PROPOSALS, _PROMISING = 100, 0.2
+_MORE = 3  # times as many beside those, where they alone aren't trusted
 
 
 def sample(
@@ -43,8 +48,9 @@ def sample(
 
     First the Laplace approximation with importance sampling, as in :func:`laplace`: a second's work where the posterior
     is close to a Gaussian. Where k-hat, of the weights or of a parameter's spread, or the effective number of draws
-    say that it isn't, :func:`split_hmc`, from the same fit, extended until its verdict is "ok" or the budget is spent.
-    ``attrs["method"]`` tells which it was, and ``attrs["choice"]`` why.
+    say that it isn't, randomize-then-optimize (:func:`rto`), with the same tests, for posteriors of residuals and few
+    parameters, which may bend; then :func:`split_hmc`, from the same fit, extended until its verdict is "ok" or the
+    budget is spent. ``attrs["method"]`` tells which it was, and ``attrs["choice"]`` why.
 
     Parameters
     ----------
@@ -73,7 +79,7 @@ def sample(
     Returns
     -------
     arviz.InferenceData
-        That of :func:`laplace` or of :func:`split_hmc`.
+        That of :func:`laplace`, of :func:`rto` or of :func:`split_hmc`.
 
     Raises
     ------
@@ -126,12 +132,54 @@ def sample(
                 }
                 return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths)
             refused = found
+            if straightens(posterior):
+                result, told = _straightened(modes, draws, proposals, seed, progress)
+                refused = f"{found}; {told}"
+                if result is not None:
+                    for group in _groups(result):
+                        group.attrs.update({"choice": refused, "fit": fit.message})
+                    return result
     each = draws // chains
     result = split_hmc(
         posterior, init=fit, draws=each, warmup=warmup, chains=chains, seed=seed, progress=progress, compile=compile,
         checkpoint=checkpoint, max_draws=10 * each if max_draws is None else max_draws, max_seconds=max_seconds,
     )  # fmt: skip
-    groups: list[Any] = [result, *(result[name] for name in result.groups())]
-    for group in groups:
+    for group in _groups(result):
         group.attrs["choice"] = refused
     return result
+
+
+def _groups(result: az.InferenceData) -> list[Any]:
+    """Whatever of it has attrs."""
+    return [result, *(result[name] for name in result.groups())]
+
+
+def _straightened(
+    modes: Modes, draws: int, proposals: int, seed: int, progress: bool
+) -> tuple[az.InferenceData | None, str]:
+    """The result of randomize-then-optimize, None where it isn't to be trusted, and what is to be said of it."""
+    first = straight_draws(modes, _FIRST_PROPOSALS, seed)
+    if first.failure or first.weighted.ess < _PROMISING * _FIRST_PROPOSALS:
+        return None, (
+            f"randomize-then-optimize has {first.weighted.ess:.0f} effective draws of {_FIRST_PROPOSALS}, and "
+            f"{100 * first.unsolved:.2g}% of its equations no solution"
+        )
+    found = straight_draws(modes, proposals, seed, progress=progress)
+    widths = spread(modes.posterior, found.weighted)
+    if not _trusted(found, widths):  # the same costs a sampler much more
+        more = straight_draws(modes, _MORE * proposals, *seeds_from(seed, 1), progress=progress)
+        found = found.joined(more)
+        widths = spread(modes.posterior, found.weighted)
+    weighted = found.weighted
+    told = (
+        f"randomize-then-optimize has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws, "
+        f"{widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of {widths.fewest}"
+    )
+    if not _trusted(found, widths):
+        return None, told
+    attrs = {"method": "RTO", "unsolved": found.unsolved}
+    return importance_result(modes.posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths), told
+
+
+def _trusted(found: Straight, widths: Spread) -> bool:
+    return found.failure is None and found.weighted.trusted and widths.trusted(len(found.log_proposal))
