@@ -242,7 +242,10 @@ def main() -> None:
         for method in given.methods:
             if any(line.startswith(f"| {name} | {method} |") for line in lines):
                 continue
-            lines.append(row(name, method, case, options))
+            if method == "rto" and not inference.Posterior(case.model).of_residuals:
+                lines.append(f"| {name} | rto | not of residuals | | | | | |")
+            else:
+                lines.append(row(name, method, case, options))
             print(lines[-1], flush=True)
             given.out.write_text("\n".join(lines) + "\n")
 

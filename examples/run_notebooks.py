@@ -75,7 +75,7 @@ def run(path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="*", type=Path, help="all of the folder where left out")
+    parser.add_argument("notebooks", nargs="*", type=FOLDER.joinpath, help="names; all of the folder where left out")
     for notebook in parser.parse_args().notebooks or sorted(FOLDER.glob("*.ipynb")):
         print(notebook.name, flush=True, file=sys.stderr)
         run(notebook)

@@ -112,11 +112,12 @@ class ResidualCoordinates:
         room for the next, so that batches have one size.
         """
         count = len(targets)
-        slots = min(self.together, count)
+        slots = max(min(self.together, count), 1)
         centre = _Here(self.centre[None], *self.at(self.centre[None]))
         here = there = centre.chosen(torch.zeros(slots, dtype=torch.long))
         part, tries, steps = (here.w.new_full((slots,), value) for value in (1.0, 0.0, 0.0))
-        index, following, busy = torch.arange(slots, device=part.device), slots, torch.ones_like(part, dtype=torch.bool)
+        index, following = torch.arange(slots, device=part.device), slots
+        busy = index < count
         found = torch.zeros(count, dtype=torch.bool, device=part.device)
         solved = Points(self.centre.repeat(count, 1), torch.zeros_like(targets), part.new_zeros(count), found)
         with tqdm(total=count, disable=not progress, desc="proposals", unit="draw") as bar:
@@ -181,7 +182,9 @@ def residual_coordinates(at: Whitened) -> ResidualCoordinates:
     widths = torch.cholesky_inverse(at.factor).diagonal().sqrt()
     scores = normal_scores(posterior, z, widths)
     _, slope = scores.at(z)
-    factor = torch.linalg.cholesky(weighted @ jacobian.T + torch.diag(slope**2))
+    # any factor will do; where this one fails, of a parameter that nothing holds, that of the fit
+    factor, failed = torch.linalg.cholesky_ex(weighted @ jacobian.T + torch.diag(slope**2))
+    factor = at.factor if bool(failed) else factor
     there = z.detach().clone().requires_grad_()
     (prior_slope,) = torch.autograd.grad(posterior.log_prior(there), there)
     # at a maximum the score of the data is that of the prior with another sign
