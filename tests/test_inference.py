@@ -561,7 +561,11 @@ def test_hessian_is_the_derivative_of_the_gradient(name):
 
 @pytest.mark.parametrize(
     ("likelihood", "captured"),
-    [("gaussian", False), ("poisson", False), pytest.param("student_t", True, marks=pytest.mark.slow)],
+    [
+        ("gaussian", False),
+        pytest.param("poisson", False, marks=pytest.mark.slow),
+        pytest.param("student_t", True, marks=pytest.mark.slow),
+    ],
 )
 def test_hessian_of_a_scene_is_exact_and_the_captured_one_the_same(simulated, likelihood, captured):
     light = models.Sersic(17.3, 11.8, 9000.0, 3.0, 1.5, ellipticity=[0.2, 0.1]) + models.FlatSky(20.0)

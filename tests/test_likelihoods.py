@@ -310,7 +310,7 @@ def test_captured_posterior_is_pyros(name):
         torch.testing.assert_close(gradient, slope, rtol=1e-9, atol=1e-9 * float(slope.abs().max()))
 
 
-@pytest.mark.parametrize("name", FREEST)
+@pytest.mark.parametrize("name", [FREEST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FREEST[1:])])
 def test_hessian_is_exact_and_the_captured_functions_are_the_direct_ones(name):
     posterior = Posterior(scene_of(name))
     z = posterior.initial()

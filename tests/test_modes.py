@@ -81,7 +81,14 @@ def test_one_maximum_has_no_others_and_further_starts_end_where_it_is_near():
 
 
 @pytest.mark.parametrize(
-    ("method", "draws"), [("nuts", 250), ("hmc", 400), ("split_hmc", 500), ("mala", 1500), ("laplace", 4000)]
+    ("method", "draws"),
+    [
+        ("nuts", 250),
+        pytest.param("hmc", 400, marks=pytest.mark.slow),
+        ("split_hmc", 500),
+        pytest.param("mala", 1500, marks=pytest.mark.slow),
+        ("laplace", 4000),
+    ],
 )
 def test_every_method_has_the_shares_and_widths_of_both(method, draws, posterior, fit):
     post = getattr(inference, method)(posterior, init=fit, draws=draws, seed=4, progress=False)

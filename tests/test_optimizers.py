@@ -535,6 +535,7 @@ def test_errors_of_ensemble_means_are_as_large_as_stated():
     assert ratio == pytest.approx(1.0, abs=0.45)
 
 
+@pytest.mark.slow
 def test_ensemble_follows_a_curved_valley():
     axis = np.linspace(-12, 12, 1201)
     x, y = np.meshgrid(axis, axis)

@@ -51,7 +51,7 @@ def short(name: str, posterior: Posterior, **options: object) -> az.InferenceDat
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("target", ["correlated_gaussian", "skewed"])
+@pytest.mark.parametrize("target", [pytest.param("correlated_gaussian", marks=pytest.mark.slow), "skewed"])
 def test_moments_are_those_known(name, target):
     known = ANALYTIC[target]()
     sampler, options = SAMPLERS[name]

@@ -194,7 +194,12 @@ VARIED = {
 }
 
 
-@pytest.mark.parametrize("kind", VARIED)
+OFTEN = ("per image", "polynomial")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.slow) for kind in VARIED]
+)
 def test_parameters_that_vary_are_held_as_they_are_drawn_and_are_saved(kind, images, tmp_path):
     name, variation, values = VARIED[kind]
     galaxy = models.exponential(**{**GALAXY, "flux": bp.per_image([900.0, 1500.0]), name: variation()})

@@ -201,7 +201,11 @@ def two_islands() -> None:
     pyro.factor("islands", torch.logaddexp(near, far))
 
 
-@pytest.mark.parametrize(("method", "draws"), [(inference.nuts, 200), (inference.mala, 400)], ids=["nuts", "mala"])
+@pytest.mark.parametrize(
+    ("method", "draws"),
+    [pytest.param(inference.nuts, 200, marks=pytest.mark.slow), (inference.mala, 400)],
+    ids=["nuts", "mala"],
+)
 def test_sampled_funnel_fails_by_divergences_and_ess_with_a_remedy(method, draws):
     post = method(funnel, draws=draws, chains=4, seed=1, progress=False)
     verdict = judge(post, names=["v", "x"])
