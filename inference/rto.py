@@ -1,7 +1,7 @@
 """Randomize-then-optimize: independent draws from posteriors that bend, corrected and checked by importance sampling.
 
 Each draw is the solution of a few equations (:mod:`bayesprof.inference.residual_coordinates`), by Newton's method from
-the maximum: three to eight Jacobians of the model. A posterior that is a thin bent sheet, as when an image of high
+the maximum: a few Jacobians of the model. A posterior that is a thin bent sheet, as when an image of high
 signal to noise leaves some combinations of the parameters to the prior, takes a sampler a hundred gradients and more
 for each independent draw, and the Laplace approximation misses it.
 """
@@ -71,9 +71,9 @@ def rto(
     Raises
     ------
     ValueError, TypeError
-        For arguments out of range, for models that :class:`Posterior` refuses, or of another kind, for which weights
-        can be small by chance where the posterior has light (a mean and a width of three numbers came out a sixth too
-        narrow), and for so many parameters and data that their Jacobian has no room.
+        For arguments out of range, for models that :class:`Posterior` refuses, or of another kind, for which the
+        weights may pass although a tail is missing, and for so many parameters and data that their Jacobian has no
+        room.
 
     Examples
     --------
