@@ -29,6 +29,7 @@ import torch
 
 import bayesprof as bp
 from bayesprof import inference, models
+from bayesprof.inference.curved import curves
 
 HERE = Path(__file__).resolve().parent
 REFERENCES = HERE / "references"
@@ -36,7 +37,8 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from posteriors import ANALYTIC, Known, compared  # noqa: E402
 
-METHODS = ("nuts", "hmc", "split_hmc", "mala", "ensemble", "laplace", "rto", "svi", "sample")
+METHODS = ("nuts", "hmc", "split_hmc", "mala", "ensemble", "laplace", "laplace_2", "rto", "svi", "sample")
+SECOND_ORDER = "laplace_2"
 SHAPE = (36, 40)
 QUANTILES = (0.023, 0.159, 0.5, 0.841, 0.977)
 DRAWS, CHAINS, SEED = 1500, 16, 2026
@@ -175,8 +177,10 @@ MOMENTS = ("mean", "sd", "mean_error", "sd_error")
 
 def row(name: str, method: str, case: Known, options: dict[str, Any]) -> str:
     """Row of the table: one method on one posterior."""
-    run = getattr(inference, method)
+    run = getattr(inference, "laplace" if method == SECOND_ORDER else method)
     accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
+    if method == SECOND_ORDER:
+        accepted["order"] = 2
     start = time.perf_counter()
     post = run(case.model, **accepted)
     seconds = time.perf_counter() - start
@@ -200,7 +204,7 @@ def row(name: str, method: str, case: Known, options: dict[str, Any]) -> str:
 
 def is_method(name: str) -> bool:
     """Whether bayesprof.inference exports a method of that name."""
-    return name in inference.__all__ and callable(getattr(inference, name))
+    return name == SECOND_ORDER or (name in inference.__all__ and callable(getattr(inference, name)))
 
 
 HEADER = (
@@ -242,8 +246,11 @@ def main() -> None:
         for method in given.methods:
             if any(line.startswith(f"| {name} | {method} |") for line in lines):
                 continue
-            if method == "rto" and not inference.Posterior(case.model).of_residuals:
+            posterior = inference.Posterior(case.model)
+            if method == "rto" and not posterior.of_residuals:
                 lines.append(f"| {name} | rto | not of residuals | | | | | |")
+            elif method == SECOND_ORDER and not curves(posterior):
+                lines.append(f"| {name} | {SECOND_ORDER} | no second order | | | | | |")
             else:
                 lines.append(row(name, method, case, options))
             print(lines[-1], flush=True)

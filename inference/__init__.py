@@ -7,10 +7,10 @@ there, for what doesn't converge in one go. They return a :class:`Fit`. :func:`l
 sky levels of a scene, to start from.
 
 :func:`sample` is the default for those who don't want to choose: the Laplace approximation with importance sampling
-(:func:`laplace`) where that can be trusted, else randomize-then-optimize (:func:`rto`), else :func:`split_hmc`, the
-sampler with the most effective draws per gradient. :func:`nuts`, :func:`hmc`, :func:`mala` and :func:`ensemble` are the
-ones that everybody knows, :func:`svi` fits an approximation of your choice. They return ``arviz.InferenceData`` with a
-verdict in ``attrs["verdict"]``.
+(:func:`laplace`), of first or second order, where that can be trusted, else randomize-then-optimize (:func:`rto`), else
+:func:`split_hmc`, the sampler with the most effective draws per gradient. :func:`nuts`, :func:`hmc`, :func:`mala` and
+:func:`ensemble` are the ones that everybody knows, :func:`svi` fits an approximation of your choice. They return
+``arviz.InferenceData`` with a verdict in ``attrs["verdict"]``.
 
 :func:`reweight` infers a population from posteriors of single galaxies.
 

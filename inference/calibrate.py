@@ -8,7 +8,7 @@ et al. 2018, arXiv:1804.06788). Ranks that aren't show an error in the density, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayesprof.inference.approximations import Approximation, laplaces, straightening
 from bayesprof.inference.calibration import JOINT, Calibration
 from bayesprof.inference.chains import Options, sample_chains
 from bayesprof.inference.checkpoint import Checkpoint
 from bayesprof.inference.fit import entry_labels
-from bayesprof.inference.importance import importance, resampled
+from bayesprof.inference.importance import resampled
 from bayesprof.inference.kernels import SplitHMC
 from bayesprof.inference.lm import lm
-from bayesprof.inference.modes import modes_at
+from bayesprof.inference.modes import Modes, modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.rto import straight_draws, straightens
 from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
 
@@ -79,8 +79,8 @@ def calibrate(
         Takes the posterior of one simulation and a seed and returns InferenceData, or unconstrained draws of shape
         (draws, D), independent ones, or (chains, draws, D), or a pair of those and a verdict. By default
         :func:`lm` from several starts and Laplace's approximation, importance-resampled; where k-hat, or effective
-        draws fewer than six tenths of the proposals, say that the posterior isn't like that, :func:`rto`, with three
-        tenths; and :func:`split_hmc` where it isn't like that either.
+        draws fewer than six tenths of the proposals, say that the posterior isn't like that, the one of second order;
+        then :func:`rto`, with three tenths; and :func:`split_hmc` where it isn't like that either.
     simulate : function, optional
         Takes a seed and returns a value of every latent and observed site: where the data come from something else
         than the model, to see what that does. By default the model draws both.
@@ -228,16 +228,10 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     if not fit.converged and fit.starts < _STARTS:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
     modes = modes_at(posterior, fit)
-    weighted = importance(posterior, *modes.proposals(_PROPOSALS, seed))
-    # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
-    if weighted.k_hat < k_hat_limit(_PROPOSALS) and weighted.ess > _EFFICIENT * _PROPOSALS:
-        index, _ = resampled(weighted, draws, np.random.default_rng(seed))
-        return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
-    if straightens(posterior):
-        found = straight_draws(modes, _STRAIGHTENED, seed)
-        weighted = found.weighted
-        trusted = weighted.k_hat < k_hat_limit(_STRAIGHTENED) and weighted.ess > _STRAIGHT * _STRAIGHTENED
-        if trusted and found.failure is None:
+    for one, count, efficient in _approximations(modes):
+        weighted = one.draw(count, seed)
+        # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
+        if weighted.k_hat < k_hat_limit(count) and weighted.ess > efficient * count and one.failure(weighted) is None:
             index, _ = resampled(weighted, draws, np.random.default_rng(seed))
             return weighted.z[torch.from_numpy(index).to(posterior.device)], "ok" if fit.converged else fit.message
     # compiled once for all simulations, which repays it where those of one fit wouldn't
@@ -251,6 +245,15 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
     verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
     return _unconstrained(post, posterior), verdict
+
+
+def _approximations(modes: Modes) -> Iterator[tuple[Approximation, int, float]]:
+    """The cheapest first, each with the number of its proposals and what part of them has to be effective."""
+    for one in laplaces(modes):
+        yield one, _PROPOSALS, _EFFICIENT
+    dear = straightening(modes)
+    if dear is not None:
+        yield dear, _STRAIGHTENED, _STRAIGHT
 
 
 def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor, str]:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayesprof.inference.approximations import approximations
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.importance import importance, systematic
+from bayesprof.inference.importance import Weighted, systematic
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
@@ -121,11 +122,20 @@ def evidence(
 
 
 def _by_importance(posterior: Posterior, fit: Fit, proposals: int, seed: int, progress: bool) -> Evidence:
-    weighted = importance(posterior, *modes_at(posterior, fit).proposals(proposals, seed), progress=progress)
-    message = f"k-hat {weighted.k_hat:.2f}, {weighted.ess:.0f} effective draws."
-    if not weighted.trusted:
-        limit = k_hat_limit(proposals)
-        message = f"Not reliable: {message} Expected below {limit:.2f} and at least {ESS}; use method='smc'."
+    """From the first approximation that is to be trusted, else the one of most effective draws."""
+    modes = modes_at(posterior, fit)
+    tried: list[tuple[Weighted, str]] = []
+    for one in approximations(modes, progress=progress):
+        weighted = one.draw(proposals, seed)
+        if one.failure(weighted):
+            continue
+        message = f"k-hat {weighted.k_hat:.2f}, {weighted.ess:.0f} effective draws, from {one.name}."
+        if weighted.trusted:
+            return Evidence(weighted.log_evidence, weighted.error, "importance", message)
+        tried.append((weighted, message))
+    weighted, message = max(tried, key=lambda one: one[0].ess)
+    limit = k_hat_limit(proposals)
+    message = f"Not reliable: {message} Expected below {limit:.2f} and at least {ESS}; use method='smc'."
     return Evidence(weighted.log_evidence, weighted.error, "importance", message)
 
 

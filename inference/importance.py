@@ -27,6 +27,7 @@ from bayesprof.inference.verdict import ESS, k_hat_limit
 CHAINS = 4
 """Chains that independent draws are laid out in, for ArviZ to have some to compare."""
 _TOGETHER = 64  # draws between two moves of the progress bar
+_GIVEN = ("z", "log_density", "log_proposal")
 _EQUAL = 1e-6  # log weights within this range of each other differ by rounding, and have no tail to fit
 
 
@@ -45,6 +46,8 @@ class Weighted(NamedTuple):
         Effective number of independent draws, 1 / sum of the squared weights (Kong 1992).
     log_evidence, error : float
         Log of the mean smoothed weight, which estimates the marginal likelihood, and its standard error.
+    log_proposal : Tensor, shape (S,)
+        Log density of the approximation; infinite for a draw without a weight.
     """
 
     z: Tensor
@@ -54,11 +57,16 @@ class Weighted(NamedTuple):
     ess: float
     log_evidence: float
     error: float
+    log_proposal: Tensor
 
     @property
     def trusted(self) -> bool:
         """Whether the weights' k-hat and the effective number of draws are what the verdict asks for."""
         return self.k_hat < k_hat_limit(len(self.z)) and self.ess >= ESS
+
+    def joined(self, other: Weighted) -> Weighted:
+        """With further draws from the same approximation."""
+        return weigh(*(torch.cat([getattr(one, name) for one in (self, other)]) for name in _GIVEN))
 
 
 def importance(
@@ -94,7 +102,9 @@ def weigh(z: Tensor, log_density: Tensor, log_proposal: Tensor) -> Weighted:
     raw = torch.where(ratio.isfinite(), ratio, -torch.inf).cpu().numpy()
     count = len(raw)
     if not np.isfinite(raw).any():
-        return Weighted(z, log_density, torch.full_like(ratio, -np.log(count)), np.inf, 0.0, -np.inf, np.nan)
+        return Weighted(
+            z, log_density, torch.full_like(ratio, -np.log(count)), np.inf, 0.0, -np.inf, np.nan, log_proposal
+        )
     if np.ptp(raw) < _EQUAL:
         smoothed, k_hat = raw, 0.0
     else:
@@ -105,16 +115,18 @@ def weigh(z: Tensor, log_density: Tensor, log_proposal: Tensor) -> Weighted:
     ess = float(1 / np.exp(2 * log_weights).sum())
     error = float(np.sqrt(max(1 / ess - 1 / count, 0.0)))
     normalised = torch.from_numpy(log_weights).to(ratio)
-    return Weighted(z, log_density, normalised, float(k_hat), ess, log_sum - float(np.log(count)), error)
+    return Weighted(z, log_density, normalised, float(k_hat), ess, log_sum - float(np.log(count)), error, log_proposal)
 
 
 class Spread(NamedTuple):
     """How far the widths of a posterior can be trusted, by the squared distances of its entries from their means.
 
     k_hat : float
-        Largest k-hat of the weights times those squares, and the entry `widest` that it is of.
+        Largest k-hat of the weights times those squares, and the entry `widest` that it is of; of an entry as it is, or
+        of its transform to the real line, whichever is smaller: a log-normal parameter's squares have a tail of their
+        own, as has the logarithm of one whose posterior ends at 0, however they were drawn.
     ess : float
-        Smallest effective number of draws of their mean, and the entry `fewest` that it is of.
+        Smallest effective number of draws of their mean, of entries as they are, and the entry `fewest` that it is of.
     """
 
     k_hat: float
@@ -134,23 +146,39 @@ def spread(posterior: Posterior, weighted: Weighted) -> Spread:
     sum w (h - V)^2 / sum w^2 (h - V)^2.
     """
     finite = weighted.log_weights.isfinite()
-    log_weights = weighted.log_weights[finite].cpu().numpy()
+    z, log_weights = weighted.z[finite], weighted.log_weights[finite].cpu().numpy()
     weights = np.exp(log_weights)[:, None]
     k_hats, sizes = [(-np.inf, "")], [(np.inf, "")]
-    for name, value in posterior.constrain(weighted.z[finite]).items():
-        entries = value.reshape(len(value), -1).cpu().numpy()
-        squares = (entries - (weights * entries).sum(0)) ** 2
+    values = posterior.constrain(z)
+    for site in posterior.sites:
+        squares = _squares(values[site.name], weights)
         offsets = squares - (weights * squares).sum(0)
         with np.errstate(invalid="ignore"):
             effective = (weights * offsets**2).sum(0) / (weights**2 * offsets**2).sum(0)
-        for label, square, ess in zip(entry_labels(name, tuple(value.shape[1:])), squares.T, effective, strict=True):
+        on_the_line = _squares(z[:, site.place], weights)
+        for index, label in enumerate(entry_labels(site.name, tuple(site.shape))):
+            square = squares[:, index]
             if np.ptp(square) == 0:
                 continue
-            with np.errstate(all="ignore"):  # tails with a few huge values
-                _, k_hat = az.psislw(log_weights + np.log(square.clip(min=1e-300)), normalize=False)
-            k_hats.append((float(np.nan_to_num(k_hat, nan=np.inf)), label))
-            sizes.append((float(np.nan_to_num(ess, nan=0.0)), label))
+            sizes.append((float(np.nan_to_num(effective[index], nan=0.0)), label))
+            k_hat = _k_hat(log_weights, square)
+            if site.shape == site.unconstrained_shape:
+                k_hat = min(k_hat, _k_hat(log_weights, on_the_line[:, index]))
+            k_hats.append((k_hat, label))
     return Spread(*max(k_hats), *min(sizes))
+
+
+def _k_hat(log_weights: np.ndarray, squares: np.ndarray) -> float:
+    """Of weights times `squares` (S,)."""
+    with np.errstate(all="ignore"):  # tails with a few huge values
+        _, k_hat = az.psislw(log_weights + np.log(squares.clip(min=1e-300)), normalize=False)
+    return float(np.nan_to_num(k_hat, nan=np.inf))
+
+
+def _squares(values: Tensor, weights: np.ndarray) -> np.ndarray:
+    """Squared distances of the entries of `values` (S, ...) from their weighted means, (S, entries)."""
+    entries = values.reshape(len(values), -1).cpu().numpy()
+    return np.asarray((entries - (weights * entries).sum(0)) ** 2)
 
 
 def resampled(weighted: Weighted, draws: int, generator: np.random.Generator) -> tuple[np.ndarray, float]:

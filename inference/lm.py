@@ -35,7 +35,7 @@ _FURTHER = 60  # most iterations from a further start
 _BELOW = 20.0  # the highest maximum in log density, for another to be of no account
 # starts by "auto": at least, of those that end at the highest maximum, and at most
 _STARTS, _AGREEING, _MOST_STARTS = 4, 3, 16
-_SEARCHED = 24  # parameters up to which draws of the prior lead to other maxima
+_SEARCHED = 32  # parameters up to which draws of the prior lead to other maxima
 _SAME = 0.01  # difference in log density of two ends at one maximum
 # where the exact Hessian isn't positive: standard deviations that are tried along its axes; the least gain in log
 # density for which a climb goes on there, and how often; the fall to all sides that makes it an edge
@@ -72,7 +72,7 @@ def lm(
     starts : int or "auto"
         Number of starts, the first from `init` and the others from draws of the prior; the best end counts, and what
         else they found is in ``fit.others``. "auto": at least 4, and on until 3 have ended at the highest maximum, 16
-        at most; but one beyond 24 parameters, where a draw of the prior is far off in some of them: of a larger scene,
+        at most; but one beyond 32 parameters, where a draw of the prior is far off in some of them: of a larger scene,
         search component by component, the others held by ``scene.freeze(names, fit)``.
     constraints : sequence of Constraint
         Gaussian constraints on functions of the parameters. They count as data, as an observed site would.

@@ -9,14 +9,13 @@ for each independent draw, and the Laplace approximation misses it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import arviz as az
-import torch
-from torch import Tensor
 
+from bayesprof.inference.curved import curves
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result, weigh
+from bayesprof.inference.importance import Weighted, check_draws, importance, importance_result
 from bayesprof.inference.lm import fitted
 from bayesprof.inference.modes import Modes, modes_at
 from bayesprof.inference.posterior import Posterior
@@ -24,7 +23,6 @@ from bayesprof.inference.residual_coordinates import straightened
 from bayesprof.threads import one_thread
 
 _MOST_ELEMENTS = 2**27  # of the Jacobian, parameters times observed values: 1 GB
-_FEW, _FEW_ELEMENTS = 32, 2**23  # parameters, and elements, up to which `sample` tries it
 _MOST_UNSOLVED = 0.05
 
 
@@ -90,8 +88,8 @@ def rto(
     check_known(posterior)
     fit = fitted(posterior, init, seed)
     found = straight_draws(modes_at(posterior, fit), proposals, seed, progress=progress)
-    attrs = {"method": "RTO", "fit": fit.message, "unsolved": found.unsolved}
-    return importance_result(posterior, found.weighted, draws=draws, seed=seed, attrs=attrs, failure=found.failure)
+    attrs = {"method": "RTO", "fit": fit.message, "unsolved": unsolved(found)}
+    return importance_result(posterior, found, draws=draws, seed=seed, attrs=attrs, failure=failure(found))
 
 
 def check_known(posterior: Posterior) -> None:
@@ -111,43 +109,24 @@ def check_known(posterior: Posterior) -> None:
 
 def straightens(posterior: Posterior) -> bool:
     """Whether this is worth a try before a sampler: of few parameters, whose Jacobian is small."""
-    few = posterior.size <= _FEW and posterior.plate is None
-    return few and posterior.of_residuals and posterior.size * posterior.observed_count <= _FEW_ELEMENTS
+    return curves(posterior) and posterior.of_residuals
 
 
-class Straight(NamedTuple):
-    """Draws of :func:`straightened`, `weighted` towards the posterior, and their `log_proposal`, infinite for those of
-    equations without a solution.
-    """
-
-    weighted: Weighted
-    log_proposal: Tensor
-
-    @property
-    def unsolved(self) -> float:
-        """Fraction of the equations."""
-        return 1 - float(self.log_proposal.isfinite().double().mean())
-
-    @property
-    def failure(self) -> str | None:
-        """What is to be said where too many are missing: weights can't tell of a part that no draw has reached."""
-        if self.unsolved <= _MOST_UNSOLVED:
-            return None
-        return (
-            f"{100 * self.unsolved:.2g}% of the equations have no solution that Newton's method leads to: the "
-            "posterior may have parts that no draw is in; sample instead (inference.split_hmc)"
-        )
-
-    def joined(self, other: Straight) -> Straight:
-        """With those of another seed."""
-        z, log_density = (
-            torch.cat([getattr(one.weighted, name) for one in (self, other)]) for name in ("z", "log_density")
-        )
-        log_proposal = torch.cat([self.log_proposal, other.log_proposal])
-        return Straight(weigh(z, log_density, log_proposal), log_proposal)
+def straight_draws(modes: Modes, count: int, seed: int, *, progress: bool = False) -> Weighted:
+    """`count` draws about the `modes`, weighted towards the posterior; those without a solution have no weight."""
+    return importance(modes.posterior, *straightened(modes, count, seed, progress=progress))
 
 
-def straight_draws(modes: Modes, count: int, seed: int, *, progress: bool = False) -> Straight:
-    """`count` draws about the `modes`; those without a solution have no weight."""
-    z, log_proposal = straightened(modes, count, seed, progress=progress)
-    return Straight(importance(modes.posterior, z, log_proposal), log_proposal)
+def unsolved(found: Weighted) -> float:
+    """Fraction of the equations without a solution."""
+    return 1 - float(found.log_proposal.isfinite().double().mean())
+
+
+def failure(found: Weighted) -> str | None:
+    """What is to be said where too many are missing: weights can't tell of a part that no draw has reached."""
+    if unsolved(found) <= _MOST_UNSOLVED:
+        return None
+    return (
+        f"{100 * unsolved(found):.2g}% of the equations have no solution that Newton's method leads to: the posterior "
+        "may have parts that no draw is in; sample instead (inference.split_hmc)"
+    )

@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import arviz as az
 
+from bayesprof.inference.approximations import Approximation, laplaces, straightening
 from bayesprof.inference.chains import WARMUP, check_run
 from bayesprof.inference.export import TOGETHER
 from bayesprof.inference.fit import Fit
-from bayesprof.inference.importance import CHAINS, Spread, importance, importance_result, spread
+from bayesprof.inference.importance import CHAINS, Spread, Weighted, importance_result, spread
 from bayesprof.inference.lm import check_starts, fitted
 from bayesprof.inference.modes import Modes, modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
-from bayesprof.inference.rto import Straight, straight_draws, straightens
 from bayesprof.inference.split_hmc import split_hmc
+from bayesprof.inference.verdict import ESS, k_hat_limit
 from bayesprof.threads import one_thread
 
-_PROPOSALS = 1.25  # of the Laplace approximation, for each draw asked for
+_PROPOSALS = 1.25  # of an approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
+_RESERVE = 1.3  # of effective draws, where there are to be more of them
 # of randomize-then-optimize, to see whether the others are worth their time, and the effective fraction that says so
 _FIRST_PROPOSALS, _PROMISING = 100, 0.2
-_MORE = 3  # times as many beside those, where they alone aren't trusted
 
 
 def sample(
@@ -47,10 +48,11 @@ def sample(
     """Sample the posterior of `model` by the cheapest method that its diagnostics allow.
 
     First the Laplace approximation with importance sampling, as in :func:`laplace`: a second's work where the posterior
-    is close to a Gaussian. Where k-hat, of the weights or of a parameter's spread, or the effective number of draws
-    say that it isn't, randomize-then-optimize (:func:`rto`), with the same tests, for posteriors of residuals and few
-    parameters, which may bend; then :func:`split_hmc`, from the same fit, extended until its verdict is "ok" or the
-    budget is spent. ``attrs["method"]`` tells which it was, and ``attrs["choice"]`` why.
+    is close to a Gaussian. Where k-hat or the effective number of draws, of the weights or of a parameter's spread, say
+    that it isn't, the same to second order, along curves; then randomize-then-optimize (:func:`rto`), for posteriors
+    of residuals, which may bend more; then :func:`split_hmc`, from the same fit, extended until its verdict is "ok" or
+    the budget is spent. The second and third are for few parameters. ``attrs["method"]`` tells which it was, and
+    ``attrs["choice"]`` why.
 
     Parameters
     ----------
@@ -110,42 +112,30 @@ def sample(
     proposals = max(_FEWEST_PROPOSALS, math.ceil(_PROPOSALS * draws))
     with one_thread():
         fit = fitted(posterior, init, seed, starts=starts, compile=compile is True)
-        refused = f"the fit failed: {fit.message}"
+        choice = f"the fit failed: {fit.message}"
         if fit.converged:
-            modes = modes_at(posterior, fit)
-            proposed = modes.proposals(proposals, seed)
             if compile is True:
                 posterior.prepare("pointwise", batch=TOGETHER, calls=1, compile=True)
                 posterior.prepare("predicted", batch=posterior.most_together, calls=1, compile=True)
-            weighted = importance(posterior, *proposed, progress=progress, compile=compile)
-            widths = spread(posterior, weighted)
-            found = (
-                f"the Laplace approximation has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws, "
-                f"{widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of {widths.fewest}"
-            )
-            if weighted.trusted and widths.trusted(proposals):
+            modes = modes_at(posterior, fit)
+            found, choice = _independent(modes, proposals, seed, progress, compile)
+            if found is not None:
                 attrs = {
-                    "method": "Laplace",
-                    "choice": found,
+                    "method": found.by.method,
+                    "choice": choice,
                     "fit": fit.message,
-                    "log_evidence_laplace": modes.log_evidence,
+                    **found.by.facts(found.weighted),
                 }
-                return importance_result(posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths)
-            refused = found
-            if straightens(posterior):
-                result, told = _straightened(modes, draws, proposals, seed, progress)
-                refused = f"{found}; {told}"
-                if result is not None:
-                    for group in _groups(result):
-                        group.attrs.update({"choice": refused, "fit": fit.message})
-                    return result
+                return importance_result(
+                    posterior, found.weighted, draws=draws, seed=seed, attrs=attrs, widths=found.widths
+                )
     each = draws // chains
     result = split_hmc(
         posterior, init=fit, draws=each, warmup=warmup, chains=chains, seed=seed, progress=progress, compile=compile,
         checkpoint=checkpoint, max_draws=10 * each if max_draws is None else max_draws, max_seconds=max_seconds,
     )  # fmt: skip
     for group in _groups(result):
-        group.attrs["choice"] = refused
+        group.attrs["choice"] = choice
     return result
 
 
@@ -154,32 +144,67 @@ def _groups(result: az.InferenceData) -> list[Any]:
     return [result, *(result[name] for name in result.groups())]
 
 
-def _straightened(
-    modes: Modes, draws: int, proposals: int, seed: int, progress: bool
-) -> tuple[az.InferenceData | None, str]:
-    """The result of randomize-then-optimize, None where it isn't to be trusted, and what is to be said of it."""
-    first = straight_draws(modes, _FIRST_PROPOSALS, seed)
-    if first.failure or first.weighted.ess < _PROMISING * _FIRST_PROPOSALS:
-        return None, (
-            f"randomize-then-optimize has {first.weighted.ess:.0f} effective draws of {_FIRST_PROPOSALS}, and "
-            f"{100 * first.unsolved:.2g}% of its equations no solution"
+class _Found(NamedTuple):
+    """Draws `by` an approximation, `weighted` towards the posterior, and how well their `widths` are known."""
+
+    by: Approximation
+    weighted: Weighted
+    widths: Spread
+
+    @classmethod
+    def of(cls, by: Approximation, weighted: Weighted) -> _Found:
+        return cls(by, weighted, spread(by.posterior, weighted))
+
+    @property
+    def holds(self) -> bool:
+        """Whether more of these draws would do, where they don't."""
+        count, widths = len(self.weighted.z), self.widths
+        k_hat = max(self.weighted.k_hat, widths.k_hat)
+        efficient = widths.ess >= self.by.efficient * count
+        return self.by.failure(self.weighted) is None and k_hat < k_hat_limit(count) and efficient
+
+    @property
+    def effective(self) -> float:
+        """Number of draws."""
+        return min(self.weighted.ess, self.widths.ess)
+
+    @property
+    def trusted(self) -> bool:
+        return self.holds and self.effective >= ESS
+
+    @property
+    def told(self) -> str:
+        weighted, widths = self.weighted, self.widths
+        return (
+            f"{self.by.name} has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws of "
+            f"{len(weighted.z)}, {widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of "
+            f"{widths.fewest}"
         )
-    found = straight_draws(modes, proposals, seed, progress=progress)
-    widths = spread(modes.posterior, found.weighted)
-    if not _trusted(found, widths):  # the same costs a sampler much more
-        more = straight_draws(modes, _MORE * proposals, *seeds_from(seed, 1), progress=progress)
-        found = found.joined(more)
-        widths = spread(modes.posterior, found.weighted)
-    weighted = found.weighted
-    told = (
-        f"randomize-then-optimize has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws, "
-        f"{widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of {widths.fewest}"
-    )
-    if not _trusted(found, widths):
-        return None, told
-    attrs = {"method": "RTO", "unsolved": found.unsolved}
-    return importance_result(modes.posterior, weighted, draws=draws, seed=seed, attrs=attrs, widths=widths), told
+
+    def extended(self, seed: int) -> _Found:
+        """With as many more draws as are needed."""
+        more = math.ceil((_RESERVE * ESS / self.effective - 1) * len(self.weighted.z))
+        return _Found.of(self.by, self.weighted.joined(self.by.draw(more, seed)))
 
 
-def _trusted(found: Straight, widths: Spread) -> bool:
-    return found.failure is None and found.weighted.trusted and widths.trusted(len(found.log_proposal))
+def _independent(
+    modes: Modes, proposals: int, seed: int, progress: bool, compile: bool | str
+) -> tuple[_Found | None, str]:
+    """Independent draws from the cheapest approximation that is to be trusted, and what is to be said of all."""
+    told = []
+    for one in laplaces(modes, progress=progress, compile=compile):
+        found = _Found.of(one, one.draw(proposals, seed))
+        told.append(found.told)
+        if found.trusted:
+            return found, "; ".join(told)
+    dear = straightening(modes, progress=progress)
+    if dear is None:
+        return None, "; ".join(told)
+    first = dear.draw(_FIRST_PROPOSALS, seed)
+    if dear.failure(first) or first.ess < _PROMISING * _FIRST_PROPOSALS:
+        unpromising = dear.failure(first) or f"{first.ess:.0f} effective draws of {_FIRST_PROPOSALS}"
+        return None, "; ".join([*told, f"{dear.name}: {unpromising}"])
+    found = _Found.of(dear, dear.draw(proposals, seed))
+    if found.holds and not found.trusted:
+        found = found.extended(*seeds_from(seed, 1))
+    return found if found.trusted else None, "; ".join([*told, found.told])

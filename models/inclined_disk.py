@@ -113,12 +113,15 @@ class InclinedDisk(Extended):
         end = start + direction * between
         beyond = 1 / (fall_in_plane + fall_across)
 
+        # in units of the scale length and height; all that can be is done before there are nodes
+        aside = ((along / length) ** 2 + torch.finfo(along.dtype).tiny)[..., None]
+        in_plane, inward = (across * cos / length)[..., None], (sin / length)[..., None]
+        above, upward = (across * sin / height)[..., None], (cos / height)[..., None]
+
         def density(s: Tensor) -> Tensor:
-            in_plane = across[..., None] * cos[..., None] - s * sin[..., None]
-            heights = (across[..., None] * sin[..., None] + s * cos[..., None]).abs() / height[..., None]
-            tiny = torch.finfo(s.dtype).tiny
-            radius = torch.sqrt(along[..., None] ** 2 + in_plane**2 + tiny) / length[..., None]
-            return torch.exp(-radius - heights - 2 * torch.log1p(torch.exp(-heights)))
+            heights = (above + s * upward).abs()
+            radius = torch.sqrt(aside + (in_plane - s * inward) ** 2)
+            return torch.exp(-radius - heights) / (1 + torch.exp(-heights)) ** 2
 
         inner, outer = _double_exponential(count)
         inside, inside_weight, outside, outside_weight = (

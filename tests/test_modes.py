@@ -110,7 +110,7 @@ def test_automatic_starts_go_on_until_three_have_reached_the_highest(posterior):
         pyro.sample("x", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
 
     def many() -> None:
-        pyro.sample("x", dist.Normal(torch.zeros(25, dtype=torch.float64), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(torch.zeros(33, dtype=torch.float64), 1.0).to_event(1))
 
     assert inference.lm(Posterior(one_mode), starts="auto").starts == 4
     assert inference.lm(Posterior(many), starts="auto").starts == 1
