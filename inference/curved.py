@@ -34,7 +34,6 @@ _STEP = 1e-3  # standard deviations, of the differences
 _STRAIGHT = 0.1  # of the draws
 _LEAST = 0.05  # smallest eigenvalue of the symmetric part of a slope
 _STEPS, _HALVINGS = 25, 6  # of Newton's method back from an image, and of each step
-_CLOSE = 1e-9
 _ROUNDS, _MOST_SCALE, _NO_BEND = 30, 1e3, 1e-3  # of balancing, the largest unit, and a bend that is as good as none
 
 _GRAMS = (("ajk", "bjk"), ("iak", "ibk"))
@@ -80,8 +79,9 @@ class Curve:
         """x of which `image` (count, D) is G, by Newton's method, and where it was found, (count,)."""
         x = image
         off = self.moved(x) - image
+        close = torch.finfo(image.dtype).eps ** 0.5
         for _ in range(_STEPS):
-            if bool((off.norm(dim=-1) < _CLOSE).all()):
+            if bool((off.norm(dim=-1) < close).all()):
                 break
             step = torch.linalg.solve_ex(self.slope(x), off[..., None])[0][..., 0]
             length = torch.ones_like(off[:, :1])
@@ -91,7 +91,7 @@ class Curve:
                 length = torch.where(nearer, length, 0.5 * length)
             x = x - length * step
             off = self.moved(x) - image
-        return x, off.norm(dim=-1) < _CLOSE
+        return x, off.norm(dim=-1) < close
 
 
 @dataclass(frozen=True)
@@ -146,5 +146,7 @@ def _curve_at(at: Whitened) -> Curve:
     axes = (at.unwhiten(steps) - at.centre) / _STEP  # rows: dz/dx along each
     along = slope @ axes.T
     second = ((along[:size] - along[size:-1]) / (2 * _STEP)).permute(1, 2, 0)
-    bend = torch.linalg.solve(along[-1], second.reshape(size, -1)).reshape(size, size, size)
+    bend = torch.linalg.solve_ex(along[-1], second.reshape(size, -1))[0].reshape(size, size, size)
+    # none that is known, where nothing holds a parameter, or the model isn't finite beside the maximum
+    bend = bend if bool(bend.isfinite().all()) else torch.zeros_like(bend)
     return Curve(at, 0.5 * (bend + bend.mT))

@@ -182,6 +182,17 @@ def test_poisson_noise_has_a_second_order():
     assert second.log_evidence == pytest.approx(first.log_evidence, abs=4 * math.hypot(first.error, second.error))
 
 
+def test_parameter_that_nothing_holds_does_no_harm():
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(double(0.0), 1.0))
+        pyro.sample("idle", dist.Normal(double(0.0), 1.0))
+        pyro.sample("data", dist.Normal(x, 1.0), obs=double(0.5))
+
+    post = inference.laplace(model, order=2, progress=False)
+    assert post.attrs["verdict"] == "ok"
+    assert post.posterior["idle"].values.std() == pytest.approx(1.0, abs=0.1)
+
+
 def of_another_distribution() -> None:
     x = pyro.sample("x", dist.Normal(double(0.0), 1.0))
     pyro.sample("data", dist.Laplace(x, 1.0), obs=double(0.3))
