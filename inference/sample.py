@@ -178,7 +178,7 @@ class _Found(NamedTuple):
         return (
             f"{self.by.name} has k-hat {weighted.k_hat:.2f} and {weighted.ess:.0f} effective draws of "
             f"{len(weighted.z)}, {widths.k_hat:.2f} for the spread of {widths.widest} and {widths.ess:.0f} for that of "
-            f"{widths.fewest}"
+            f"{widths.fewest} (wanted: {max(ESS, self.by.efficient * len(weighted.z)):.0f})"
         )
 
     def extended(self, seed: int) -> _Found:
