@@ -19,12 +19,12 @@ from bayesprof.inference.modes import Modes, modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.split_hmc import split_hmc
-from bayesprof.inference.verdict import ESS, k_hat_limit
+from bayesprof.inference.verdict import ESS
 from bayesprof.threads import one_thread
 
 _PROPOSALS = 1.25  # of an approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
-_RESERVE = 1.3  # of effective draws, where there are to be more of them
+_MORE = 3  # times as many beside those of randomize-then-optimize, where they alone aren't trusted
 # of randomize-then-optimize, to see whether the others are worth their time, and the effective fraction that says so
 _FIRST_PROPOSALS, _PROMISING = 100, 0.2
 
@@ -156,21 +156,13 @@ class _Found(NamedTuple):
         return cls(by, weighted, spread(by.posterior, weighted))
 
     @property
-    def holds(self) -> bool:
-        """Whether more of these draws would do, where they don't."""
-        count, widths = len(self.weighted.z), self.widths
-        k_hat = max(self.weighted.k_hat, widths.k_hat)
-        efficient = widths.ess >= self.by.efficient * count
-        return self.by.failure(self.weighted) is None and k_hat < k_hat_limit(count) and efficient
-
-    @property
-    def effective(self) -> float:
-        """Number of draws."""
-        return min(self.weighted.ess, self.widths.ess)
+    def efficient(self) -> bool:
+        """Whether these draws are so close to the posterior that more of them may do, where they don't."""
+        return self.by.failure(self.weighted) is None and self.widths.ess >= self.by.efficient * len(self.weighted.z)
 
     @property
     def trusted(self) -> bool:
-        return self.holds and self.effective >= ESS
+        return self.efficient and self.weighted.trusted and self.widths.trusted(len(self.weighted.z))
 
     @property
     def told(self) -> str:
@@ -182,9 +174,9 @@ class _Found(NamedTuple):
         )
 
     def extended(self, seed: int) -> _Found:
-        """With as many more draws as are needed."""
-        more = math.ceil((_RESERVE * ESS / self.effective - 1) * len(self.weighted.z))
-        return _Found.of(self.by, self.weighted.joined(self.by.draw(more, seed)))
+        """With several times as many draws, with which a k-hat is known better."""
+        more = self.by.draw(_MORE * len(self.weighted.z), seed)
+        return _Found.of(self.by, self.weighted.joined(more))
 
 
 def _independent(
@@ -205,6 +197,6 @@ def _independent(
         unpromising = dear.failure(first) or f"{first.ess:.0f} effective draws of {_FIRST_PROPOSALS}"
         return None, "; ".join([*told, f"{dear.name}: {unpromising}"])
     found = _Found.of(dear, dear.draw(proposals, seed))
-    if found.holds and not found.trusted:
+    if found.efficient and not found.trusted:  # the same would cost a sampler much more
         found = found.extended(*seeds_from(seed, 1))
     return found if found.trusted else None, "; ".join([*told, found.told])
