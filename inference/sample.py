@@ -24,7 +24,8 @@ from bayesprof.threads import one_thread
 
 _PROPOSALS = 1.25  # of an approximation, for each draw asked for
 _FEWEST_PROPOSALS = 1000
-_MORE = 3  # times as many beside those of randomize-then-optimize, where they alone aren't trusted
+_PLENTY = 0.7  # fraction of them, that is effective for widths where so many are enough
+_MORE = 3  # times as many beside them where they aren't
 # of randomize-then-optimize, to see whether the others are worth their time, and the effective fraction that says so
 _FIRST_PROPOSALS, _PROMISING = 100, 0.2
 
@@ -161,6 +162,11 @@ class _Found(NamedTuple):
         return self.by.failure(self.weighted) is None and self.widths.ess >= self.by.efficient * len(self.weighted.z)
 
     @property
+    def plenty(self) -> bool:
+        """Whether so many are effective that no part of the posterior can have been missed by chance."""
+        return self.widths.ess >= _PLENTY * len(self.weighted.z)
+
+    @property
     def trusted(self) -> bool:
         return self.efficient and self.weighted.trusted and self.widths.trusted(len(self.weighted.z))
 
@@ -186,6 +192,8 @@ def _independent(
     told = []
     for one in laplaces(modes, progress=progress, compile=compile):
         found = _Found.of(one, one.draw(proposals, seed))
+        if found.trusted and not found.plenty:
+            found = found.extended(*seeds_from(seed, 1))
         told.append(found.told)
         if found.trusted:
             return found, "; ".join(told)
