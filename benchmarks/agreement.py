@@ -1,13 +1,15 @@
 """Every method on ten posteriors that are known: five in closed form, five of galaxies by long runs.
 
     python benchmarks/agreement.py OUT.md [--methods nuts laplace] [--posteriors skewed bright_sersic]
+    python benchmarks/agreement.py OUT.md --repeats 24 --methods sample --posteriors faint_sersic
     python benchmarks/agreement.py --make-references [--posteriors bright_sersic]
 
 The closed forms are in tests/posteriors.py. The galaxies, images of 36 rows and 40 columns, are kept in
 references/galaxies.npz, so that a change of the renderer can't move both sides of the comparison, and the moments
 and quantiles of their posteriors, with Monte Carlo standard errors, in references/NAME.json. Every method runs with
 its own defaults but for the options given here. A mean agrees within four standard errors, a standard deviation
-within 3%, or four standard errors where those are more.
+within 3%, or four standard errors where those are more. Repeated, with other seeds, it is the mean of those repeats
+that counts whose verdict is "ok": whether a method is off where it says that it isn't.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import math
 import sys
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +178,19 @@ def known(name: str) -> Known:
 MOMENTS = ("mean", "sd", "mean_error", "sd_error")
 
 
-def row(name: str, method: str, case: Known, options: dict[str, Any]) -> str:
-    """Row of the table: one method on one posterior."""
+def finished(method: str, case: Known, options: dict[str, Any]) -> az.InferenceData:
+    """What a method returns, given those of the options that it takes."""
     run = getattr(inference, "laplace" if method == SECOND_ORDER else method)
     accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
     if method == SECOND_ORDER:
         accepted["order"] = 2
+    return run(case.model, **accepted)
+
+
+def row(name: str, method: str, case: Known, options: dict[str, Any]) -> str:
+    """Row of the table: one method on one posterior."""
     start = time.perf_counter()
-    post = run(case.model, **accepted)
+    post = finished(method, case, options)
     seconds = time.perf_counter() - start
     comparisons = compared(post, case)
     mean = max(comparisons, key=lambda one: abs(one.mean_offset))
@@ -202,6 +210,24 @@ def row(name: str, method: str, case: Known, options: dict[str, Any]) -> str:
     )
 
 
+def repeated(name: str, method: str, case: Known, options: dict[str, Any], repeats: int) -> str:
+    """Row of the table: the mean over `repeats` of a method, of those whose verdict is ok."""
+    offsets: dict[str, list[float]] = {}
+    chosen: Counter[str] = Counter()
+    for seed in range(repeats):
+        post = finished(method, case, options | {"seed": seed})
+        if post.attrs["verdict"] == "ok":
+            chosen[post.attrs["method"]] += 1
+            for one in compared(post, case):
+                offsets.setdefault(one.label, []).append(one.sd_offset)
+    means = {label: float(np.mean(values)) for label, values in offsets.items()}
+    label = max(means, key=lambda one: abs(means[one]), default="")
+    error = float(np.std(offsets[label])) / math.sqrt(len(offsets[label])) if label else math.nan
+    ways = ", ".join(f"{count} by {way}" for way, count in chosen.items())
+    worst = f"{100 * means.get(label, math.nan):+.1f}% +- {100 * error:.1f}% ({label})"
+    return f"| {name} | {method} | {sum(chosen.values())} of {repeats}: {ways} | {worst} |"
+
+
 def is_method(name: str) -> bool:
     """Whether bayesprof.inference exports a method of that name."""
     return name == SECOND_ORDER or (name in inference.__all__ and callable(getattr(inference, name)))
@@ -211,6 +237,7 @@ HEADER = (
     "| posterior | method | agrees | mean, worst: standard errors | sd, worst: off, of what is allowed | "
     "smallest ESS | time, all included | verdict |\n|---|---|---|---|---|---|---|---|"
 )
+REPEATED = "| posterior | method | ok | sd, furthest off in the mean of these |\n|---|---|---|---|"
 
 
 def main() -> None:
@@ -223,6 +250,7 @@ def main() -> None:
         "--draws", type=int, help="instead of each method's default, or of 1,500 a chain for references"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1, help="with the seeds 0 to N - 1, and the mean of what is ok")
     parser.add_argument("--make-references", action="store_true", help="make references/ anew, by long runs")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -240,7 +268,8 @@ def main() -> None:
     if absent:
         parser.error(f"no references of {absent}; make them with --make-references --posteriors {' '.join(absent)}")
     options = {"seed": given.seed, "progress": False, **({} if given.draws is None else {"draws": given.draws})}
-    lines = given.out.read_text().splitlines() if given.out.exists() else HEADER.splitlines()
+    header = HEADER if given.repeats == 1 else REPEATED
+    lines = given.out.read_text().splitlines() if given.out.exists() else header.splitlines()
     for name in given.posteriors:
         case = known(name)
         for method in given.methods:
@@ -251,6 +280,8 @@ def main() -> None:
                 lines.append(f"| {name} | rto | not of residuals | | | | | |")
             elif method == SECOND_ORDER and not curves(posterior):
                 lines.append(f"| {name} | {SECOND_ORDER} | no second order | | | | | |")
+            elif given.repeats > 1:
+                lines.append(repeated(name, method, case, options, given.repeats))
             else:
                 lines.append(row(name, method, case, options))
             print(lines[-1], flush=True)

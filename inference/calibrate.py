@@ -33,7 +33,8 @@ from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.tally import Tally
 from bayesprof.inference.verdict import k_hat_limit
 
-_PROPOSALS = 640  # of the Laplace approximation
+_METHODS = ("Laplace", "second order", "RTO", "split HMC")
+_PROPOSALS = 640  # of a Laplace approximation
 _EFFICIENT = 0.6  # effective fraction of them, below which it isn't trusted
 _STRAIGHTENED, _STRAIGHT = 320, 0.3  # proposals of randomize-then-optimize, and such a fraction of them
 _CHAINS, _WARMUP = 8, 150  # of the sampler, where it isn't trusted
@@ -161,7 +162,8 @@ def calibrate(
         "method": "calibrate", "by": _name(method), "simulate": _name(given), "start": start, "seed": seed,
         "draws": draws, "model": posterior.fingerprint,
         "default": None if method is not None
-        else [_PROPOSALS, _EFFICIENT, _STRAIGHTENED, _STRAIGHT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE, _STARTS],
+        else [*_METHODS, _PROPOSALS, _EFFICIENT, _STRAIGHTENED, _STRAIGHT, _CHAINS, _WARMUP, _SAMPLED, _ACCEPTANCE,
+              _STARTS],
     }  # fmt: skip
     with nullcontext() if checkpoint is None else Checkpoint(checkpoint, identity) as saved:
         tally = Tally(saved)

@@ -76,9 +76,10 @@ def evidence(
         starts from the prior.
     method : str
         "laplace": the Gaussian at the maximum, exact for linear models with Gaussian noise. "importance": that
-        corrected by Pareto-smoothed importance sampling, as :func:`laplace` does. "smc": particles carried from the
-        prior to the posterior through tempered likelihoods (Del Moral, Doucet & Jasra 2006, JRSS B 68, 411), for
-        posteriors with several modes; it takes some hundred times longer.
+        corrected by Pareto-smoothed importance sampling, as :func:`laplace` does, to second order where the first isn't
+        reliable, and by :func:`rto` where neither is. "smc": particles carried from the prior to the posterior through
+        tempered likelihoods (Del Moral, Doucet & Jasra 2006, JRSS B 68, 411), for posteriors with several modes; it
+        takes some hundred times longer.
     particles : int
         Particles of "smc", 100 at least; "importance" draws twice as many.
     seed : int
