@@ -189,22 +189,28 @@ def _independent(
     modes: Modes, proposals: int, seed: int, progress: bool, compile: bool | str
 ) -> tuple[_Found | None, str]:
     """Independent draws from the cheapest approximation that is to be trusted, and what is to be said of all."""
-    told = []
+    tried: list[_Found] = []
+
+    def told(*more: str) -> str:
+        return "; ".join([*(found.told for found in tried), *more])
+
     for one in laplaces(modes, progress=progress, compile=compile):
-        found = _Found.of(one, one.draw(proposals, seed))
-        if found.trusted and not found.plenty:
-            found = found.extended(*seeds_from(seed, 1))
-        told.append(found.told)
-        if found.trusted:
-            return found, "; ".join(told)
+        tried.append(_Found.of(one, one.draw(proposals, seed)))
+        if tried[-1].trusted and tried[-1].plenty:
+            return tried[-1], told()
+    best = max(tried, key=lambda found: found.widths.ess)
+    if best.trusted:
+        tried.append(best.extended(*seeds_from(seed, 1)))
+        if tried[-1].trusted:
+            return tried[-1], told()
     dear = straightening(modes, progress=progress)
     if dear is None:
-        return None, "; ".join(told)
+        return None, told()
     first = dear.draw(_FIRST_PROPOSALS, seed)
     if dear.failure(first) or first.ess < _PROMISING * _FIRST_PROPOSALS:
         unpromising = dear.failure(first) or f"{first.ess:.0f} effective draws of {_FIRST_PROPOSALS}"
-        return None, "; ".join([*told, f"{dear.name}: {unpromising}"])
-    found = _Found.of(dear, dear.draw(proposals, seed))
-    if found.efficient and not found.trusted:  # the same would cost a sampler much more
-        found = found.extended(*seeds_from(seed, 1))
-    return found if found.trusted else None, "; ".join([*told, found.told])
+        return None, told(f"{dear.name}: {unpromising}")
+    tried.append(_Found.of(dear, dear.draw(proposals, seed)))
+    if tried[-1].efficient and not tried[-1].trusted:  # the same would cost a sampler much more
+        tried.append(tried[-1].extended(*seeds_from(seed, 1)))
+    return tried[-1] if tried[-1].trusted else None, told()
