@@ -18,15 +18,17 @@ class Approximation(NamedTuple):
     """One of a `posterior`.
 
     `method` : what a result calls it; `name` : what a sentence does. `draw` : takes a number and a seed, and returns
-    that many draws, weighted towards the posterior. `efficient` : the fraction of them that has to be effective for
-    widths: where more are lost, a tail may lie beyond all of them, of which k-hat can't tell. `failure` : what is to be
-    said of draws whose weights mean nothing. `facts` : what a result tells beside what all tell.
+    that many draws, weighted towards the posterior; `dear` : where each takes several Jacobians. `efficient` : the
+    fraction of them that has to be effective for widths: where more are lost, a tail may lie beyond all of them, of
+    which k-hat can't tell. `failure` : what is to be said of draws whose weights mean nothing. `facts` : what a result
+    tells beside what all tell.
     """
 
     posterior: Posterior
     method: str
     name: str
     draw: Callable[[int, int], Weighted]
+    dear: bool
     efficient: float
     failure: Callable[[Weighted], str | None]
     facts: Callable[[Weighted], dict[str, Any]]
@@ -43,7 +45,7 @@ def laplaces(modes: Modes, *, progress: bool = False, compile: bool | str = "aut
         def draw(count: int, seed: int) -> Weighted:
             return importance(posterior, *source.proposals(count, seed), progress=progress, compile=compile)
 
-        return Approximation(posterior, method, name, draw, efficient, lambda _: None, evidence)
+        return Approximation(posterior, method, name, draw, False, efficient, lambda _: None, evidence)
 
     yield approximation("Laplace", "the Laplace approximation", modes, _EFFICIENT)
     if curves(posterior):
@@ -61,7 +63,7 @@ def straightening(modes: Modes, *, progress: bool = False) -> Approximation | No
     def facts(found: Weighted) -> dict[str, Any]:
         return {"unsolved": unsolved(found)}
 
-    return Approximation(modes.posterior, "RTO", "randomize-then-optimize", draw, _EFFICIENT, failure, facts)
+    return Approximation(modes.posterior, "RTO", "randomize-then-optimize", draw, True, _EFFICIENT, failure, facts)
 
 
 def approximations(modes: Modes, *, progress: bool = False, compile: bool | str = "auto") -> Iterator[Approximation]:

@@ -8,7 +8,7 @@ et al. 2018, arXiv:1804.06788). Ranks that aren't show an error in the density, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayesprof.inference.approximations import Approximation, laplaces, straightening
+from bayesprof.inference.approximations import approximations
 from bayesprof.inference.calibration import JOINT, Calibration
 from bayesprof.inference.chains import Options, sample_chains
 from bayesprof.inference.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from bayesprof.inference.fit import entry_labels
 from bayesprof.inference.importance import resampled
 from bayesprof.inference.kernels import SplitHMC
 from bayesprof.inference.lm import lm
-from bayesprof.inference.modes import Modes, modes_at
+from bayesprof.inference.modes import modes_at
 from bayesprof.inference.posterior import Posterior
 from bayesprof.inference.randomness import seeds_from
 from bayesprof.inference.tally import Tally
@@ -230,7 +230,8 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     if not fit.converged and fit.starts < _STARTS:
         fit = lm(posterior, init=init, seed=seed, starts=_STARTS)
     modes = modes_at(posterior, fit)
-    for one, count, efficient in _approximations(modes):
+    for one in approximations(modes):
+        count, efficient = (_STRAIGHTENED, _STRAIGHT) if one.dear else (_PROPOSALS, _EFFICIENT)
         weighted = one.draw(count, seed)
         # where many draws are lost, a tail may lie beyond all of them, of which k-hat can't tell
         if weighted.k_hat < k_hat_limit(count) and weighted.ess > efficient * count and one.failure(weighted) is None:
@@ -247,15 +248,6 @@ def _laplace_or_sampled(posterior: Posterior, seed: int, draws: int, init: Mappi
     # what the verdict asks of a posterior that is reported is more than ranks among a few draws need
     verdict = "ok" if diverging <= _DIVERGING else f"more than {100 * _DIVERGING:.0f}% of the transitions diverged"
     return _unconstrained(post, posterior), verdict
-
-
-def _approximations(modes: Modes) -> Iterator[tuple[Approximation, int, float]]:
-    """The cheapest first, each with the number of its proposals and what part of them has to be effective."""
-    for one in laplaces(modes):
-        yield one, _PROPOSALS, _EFFICIENT
-    dear = straightening(modes)
-    if dear is not None:
-        yield dear, _STRAIGHTENED, _STRAIGHT
 
 
 def _independent(outcome: Any, posterior: Posterior, draws: int) -> tuple[Tensor, str]:

@@ -163,7 +163,7 @@ class _Found(NamedTuple):
 
     @property
     def plenty(self) -> bool:
-        """Whether so many are effective that no part of the posterior can have been missed by chance."""
+        """Whether so many are effective that a tail which none of them has met is unlikely."""
         return self.widths.ess >= _PLENTY * len(self.weighted.z)
 
     @property

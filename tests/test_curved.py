@@ -171,8 +171,24 @@ def test_sample_turns_to_it_before_anything_dearer(bent):
     assert math.isfinite(post.attrs["log_evidence_laplace"])
 
 
-def test_poisson_noise_has_a_second_order():
-    posterior = Posterior(component_scene("sersic", "poisson"), seed=1)
+def test_evidence_goes_on_to_it(bent):
+    found = inference.evidence(bent, progress=False)
+    assert found.message.endswith("from that of second order.")
+    assert found.log_evidence == pytest.approx(float(dist.Normal(double(0.0), 20.0).log_prob(double(0.0))), abs=0.05)
+
+
+def test_more_are_drawn_where_few_are_effective_for_widths(faint, bent):
+    """A tail may have been missed by all of few: of those of the parabola nearly all are effective."""
+    for posterior, factor in ((bent, 1), (faint, 4)):
+        post = inference.sample(posterior, draws=1000, seed=1, progress=False)
+        assert post.attrs["verdict"] == "ok"
+        assert post.attrs["proposals"] == factor * 1250
+        assert (post.attrs["spread_ess"] >= 0.7 * 1250) or factor == 4
+
+
+@pytest.mark.parametrize("noise", ["poisson", "student_t"])
+def test_other_noise_has_a_second_order(noise):
+    posterior = Posterior(component_scene("sersic", noise), seed=1)
     values = posterior.predictive(posterior.constrain(posterior.prior_draw(3)), 2)
     posterior = posterior.with_data({name: values[name] for name in posterior.observed})
     assert curves(posterior)

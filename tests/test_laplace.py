@@ -199,6 +199,21 @@ def test_spread_of_draws_from_a_normal_posterior_itself_is_known_as_from_all_of_
     assert found.k_hat < 0.3
 
 
+def test_spread_of_exact_draws_is_trusted_whatever_tail_a_parameter_has_of_its_own():
+    """The squares of a log-normal parameter have a heavy tail, as has the logarithm of a uniform one at its end."""
+
+    def model() -> None:
+        pyro.sample("wide", dist.LogNormal(double(0.0), 1.5))
+        pyro.sample("share", dist.Beta(double(0.2), 1.0))
+
+    posterior = Posterior(model)
+    z = torch.stack([posterior.prior_draw(seed) for seed in range(3000)])
+    weighted = weigh(z, torch.zeros(3000).double(), torch.zeros(3000).double())
+    _, tail = az.psislw(2 * z[:, 0].numpy(), normalize=False)
+    assert tail > 0.7
+    assert spread(posterior, weighted).k_hat < 0.5
+
+
 def test_spread_names_the_entry_whose_width_is_in_doubt():
     def one_heavy_tail() -> None:
         pyro.sample("light", dist.Normal(double(0.0, 0.0), 1.0).to_event(1))
